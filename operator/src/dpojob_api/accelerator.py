@@ -1,0 +1,72 @@
+"""Cloud TPU slice shapes: accelerator type -> chips, hosts, topology and GKE node labels.
+
+Rows come from ``data/tpu_table.csv`` (xpk's system characteristics, checked against KubeRay's TPU samples). The first
+row of a type is its default topology. ``v4``, ``v5p`` and ``tpu7x`` types count TensorCores, two per chip;
+``v5litepod`` and ``v6e`` types count chips.
+"""
+
+import csv
+from functools import cache
+from importlib.resources import files
+from math import prod
+
+from dpojob_api.base import ApiModel
+
+# DWS flex-start documentation: "TPU v3 and v4 are not supported".
+NO_FLEX_START: tuple[str, ...] = ("v4",)
+CHIP_COUNTING_PREFIXES: tuple[str, ...] = ("v5litepod", "v6e")
+
+
+class SliceShape(ApiModel):
+    """One row of the table: a slice that GKE can provision as a node pool."""
+
+    accelerator_type: str
+    generation: str
+    gke_accelerator: str
+    machine_type: str
+    topology: str
+    chips: int
+    chips_per_host: int
+    hosts: int
+
+
+@cache
+def shapes() -> tuple[SliceShape, ...]:
+    """Return every known slice shape in table order."""
+    text = (files("dpojob_api") / "data" / "tpu_table.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(SliceShape.model_validate(row) for row in rows)
+
+
+def accelerator_types() -> tuple[str, ...]:
+    """Return every accelerator type once, in table order."""
+    return tuple(dict.fromkeys(shape.accelerator_type for shape in shapes()))
+
+
+def topologies(accelerator_type: str) -> tuple[str, ...]:
+    """Return the topologies of a type, the default first."""
+    return tuple(dict.fromkeys(s.topology for s in shapes() if s.accelerator_type == accelerator_type))
+
+
+def find_shape(accelerator_type: str, topology: str | None = None) -> SliceShape:
+    """Return the slice shape of a type, by default its first topology.
+
+    Raises:
+        ValueError: the type is not in the table, or it has no such topology.
+    """
+    known = [s for s in shapes() if s.accelerator_type == accelerator_type]
+    if not known:
+        raise ValueError(f"unknown accelerator type {accelerator_type!r}")
+    if topology is None:
+        return known[0]
+    for shape in known:
+        if shape.topology == topology:
+            return shape
+    raise ValueError(
+        f"{accelerator_type} has no topology {topology!r}; it has {', '.join(topologies(accelerator_type))}"
+    )
+
+
+def chips_of(topology: str) -> int:
+    """Return the number of chips of a topology such as ``2x4x4``."""
+    return prod(int(side) for side in topology.split("x"))

@@ -1,0 +1,41 @@
+"""Names shared by the operator, the trainer, the chart and the tests."""
+
+from typing import Final
+
+GROUP: Final = "dpojob.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "DPOJob"
+PLURAL: Final = "dpojobs"
+SHORT_NAME: Final = "dpo"
+
+FIELD_MANAGER: Final = "dpojob-operator"
+
+LABEL_JOB: Final = f"{GROUP}/job"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_ROLE: Final = f"{GROUP}/role"
+ROLE_HEAD: Final = "head"
+ROLE_HOST: Final = "host"
+
+# KubeRay refuses RayCluster names over 41 characters on multi-host TPU (headless service), a RayJob adds six
+# characters for its RayCluster, and attempts add up to four ("-a99").
+MAX_RAYJOB_NAME: Final = 35
+MAX_NAME: Final = MAX_RAYJOB_NAME - len("-a99")
+MAX_ATTEMPT: Final = 99
+
+CONFIG_KEY: Final = "trainer.json"
+CONFIG_DIR: Final = "/etc/dpojob"
+CONFIG_PATH: Final = f"{CONFIG_DIR}/{CONFIG_KEY}"
+PVC_MOUNT_ROOT: Final = "/mnt/dpojob"
+
+METRICS_PORT: Final = 8090
+METRICS_PATH: Final = "/metrics"
+
+# The trainer's last line on stdout; KubeRay copies the tail of that log into RayJob.status.message.
+RESULT_PREFIX: Final = "DPOJOB-RESULT "
+
+# Below the output URI.
+OUTPUT_CHECKPOINTS: Final = "checkpoints"
+OUTPUT_MODEL: Final = "model"
+OUTPUT_METRICS: Final = "metrics.jsonl"
+OUTPUT_SUMMARY: Final = "summary.json"

@@ -1,0 +1,146 @@
+"""Every condition type and reason, each documented; ``docs/reference/conditions.md`` is generated from here."""
+
+from enum import StrEnum
+
+
+class Documented(StrEnum):
+    """A word together with the sentence that explains it."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> "Documented":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+
+class ConditionType(Documented):
+    """Types of ``status.conditions``."""
+
+    COMPLETE = (
+        "Complete",
+        "True once the run has finished, been checked and its model has been written. Final.",
+    )
+    FAILED = "Failed", "True once the job has ended without a result. Final."
+    RUNNING = "Running", "True while the trainer runs on all hosts of the slice."
+    RECONCILING = (
+        "Reconciling",
+        "True while the operator is bringing an attempt up or down; only present while True.",
+    )
+    STALLED = (
+        "Stalled",
+        "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
+    )
+
+
+class OperatorReason(Documented):
+    """Reasons that the operator finds."""
+
+    ATTEMPT_CREATED = "AttemptCreated", "The RayJob of the attempt exists and KubeRay has not started it yet."
+    WAITING_FOR_PODS = (
+        "WaitingForPods",
+        "Pods of the attempt are not ready; the message repeats the scheduler's or the kubelet's words.",
+    )
+    TRAINING = "Training", "The trainer runs; progress is in status.progress."
+    FINISHED = "Finished", "The trainer ended well and its final step, loss and output were checked."
+    NOT_RUNNING = "NotRunning", "No trainer is running."
+    NOT_FINISHED = "NotFinished", "The job has not ended."
+    SECRET_NOT_FOUND = (
+        "SecretNotFound",
+        "A Secret named in the spec does not exist. Create it in the job's namespace.",
+    )
+    SECRET_KEY_NOT_FOUND = (
+        "SecretKeyNotFound",
+        "A Secret has no such key. Add the key or create a new DPOJob that names the right one.",
+    )
+    SERVICE_ACCOUNT_NOT_FOUND = (
+        "ServiceAccountNotFound",
+        "runtime.serviceAccountName does not exist. Create it in the job's namespace.",
+    )
+    CLAIM_NOT_FOUND = (
+        "ClaimNotFound",
+        "A PersistentVolumeClaim named by a pvc:// URI does not exist. Create it in the job's namespace.",
+    )
+    KUBERAY_NOT_INSTALLED = (
+        "KubeRayNotInstalled",
+        "The API server knows no RayJob. Install KubeRay 1.6 or later.",
+    )
+    KUBERAY_TOO_OLD = (
+        "KubeRayTooOld",
+        "The RayJob CRD lacks a field that is used. Upgrade KubeRay and its CRDs to 1.6 or later.",
+    )
+    NO_TRAINER_IMAGE = (
+        "NoTrainerImage",
+        "Neither runtime.image nor the operator's default trainer image is set.",
+    )
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "The object does not fit this operator's version of the contract; the CRD and the operator differ in version.",
+    )
+    NAME_CONFLICT = (
+        "NameConflict",
+        "An object with the attempt's name exists and belongs to something else. Delete it or rename the job.",
+    )
+    RAYJOB_REJECTED = (
+        "RayJobRejected",
+        "The API server or KubeRay refused the RayJob; the message repeats its words.",
+    )
+    ATTEMPT_LOST = "AttemptLost", "The attempt's RayJob was deleted by somebody else; a new attempt follows."
+    STARTUP_DEADLINE_EXCEEDED = (
+        "StartupDeadlineExceeded",
+        "The pods did not come up within runtime.startupDeadlineSeconds; the message says what they waited for.",
+    )
+    HOST_LOST = "HostLost", "A host pod or its container ended during the run."
+    HEAD_LOST = "HeadLost", "The head pod ended, and with it the driver."
+    TRAINER_CRASHED = (
+        "TrainerCrashed",
+        "The driver ended without saying why; the message has the tail of its log.",
+    )
+    RESULT_MISSING = "ResultMissing", "The RayJob succeeded, but the trainer never reported a checked result."
+    TOO_MANY_ATTEMPTS = "TooManyAttempts", "The job has used all attempt numbers. Create a new DPOJob."
+
+
+class TrainerReason(Documented):
+    """Reasons that the trainer ends with; the operator copies them into the Failed condition."""
+
+    SUCCEEDED = "Succeeded", "All steps done, the loss finite, the model written."
+    CONFIG_INVALID = (
+        "ConfigInvalid",
+        "The configuration does not fit the trainer image; operator and image differ in version.",
+    )
+    MODEL_NOT_FOUND = (
+        "ModelNotFound",
+        "The model URI or revision does not exist or is not in Hugging Face layout.",
+    )
+    MODEL_UNSUPPORTED = "ModelUnsupported", "EasyDeL has no such architecture, or a tensor does not fit it."
+    DATASET_NOT_FOUND = "DatasetNotFound", "The data set URI, revision or split does not exist."
+    DATASET_INVALID = "DatasetInvalid", "The data set cannot be read, or rows are not preference pairs."
+    COLUMN_NOT_FOUND = (
+        "ColumnNotFound",
+        "A column of dataset.columns does not exist; the message lists those that do.",
+    )
+    DATASET_EMPTY = "DatasetEmpty", "No usable pair is left."
+    DATASET_TOO_SMALL = "DatasetTooSmall", "There are fewer pairs than one global batch."
+    NO_CHAT_TEMPLATE = "NoChatTemplate", "The data is conversational and the tokenizer has no chat template."
+    ACCESS_DENIED = (
+        "AccessDenied",
+        "The repository is gated or private and the token is missing or has no access.",
+    )
+    RATE_LIMITED = "RateLimited", "The Hub refused with 429 after all retries."
+    DOWNLOAD_FAILED = "DownloadFailed", "A download broke off after all retries."
+    OUTPUT_NOT_WRITABLE = "OutputNotWritable", "output.uri cannot be written."
+    OUTPUT_IN_USE = "OutputInUse", "output.uri holds another job's results."
+    SLICE_NOT_READY = "SliceNotReady", "Ray did not see all hosts of the slice in time."
+    HOST_LOST = "HostLost", "A host's process died or left; with one host gone the slice cannot go on."
+    OUT_OF_MEMORY = "OutOfMemory", "The model does not fit into device or host memory."
+    LOSS_NOT_FINITE = "LossNotFinite", "The loss became NaN or infinite."
+    STOPPED_EARLY = "StoppedEarly", "Training returned before its last step."
+    RESUME_FAILED = "ResumeFailed", "A checkpoint exists and could not be restored."
+    CHECKPOINT_FAILED = "CheckpointFailed", "A checkpoint could not be written."
+    EXPORT_FAILED = "ExportFailed", "The tuned model could not be written."
+    TRACKING_FAILED = "TrackingFailed", "Weights & Biases could not be reached or refused the key."
+    TRAINING_FAILED = (
+        "TrainingFailed",
+        "Training ended with an error of another kind; the message has its last line.",
+    )

@@ -1,0 +1,37 @@
+"""How an attempt ends: the trainer's machine-readable last line, read back from ``RayJob.status.message``.
+
+Ray keeps the exit code and the tail of the driver's log of a failed job; KubeRay copies them into the RayJob.
+"""
+
+import json
+
+from pydantic import Field, ValidationError
+
+from dpojob_api.base import ApiModel
+from dpojob_api.constants import RESULT_PREFIX
+from dpojob_api.reasons import TrainerReason
+
+
+class TrainerResult(ApiModel):
+    """Why a trainer stopped."""
+
+    reason: TrainerReason = Field(description="reason is a documented word.")
+    message: str = Field(description="message says what happened and how to fix it; no traceback.")
+    step: int | None = Field(default=None, description="step is the number of optimizer steps done.")
+
+    def to_line(self) -> str:
+        """Return the line for stdout."""
+        return RESULT_PREFIX + json.dumps(self.to_wire(), separators=(",", ":"))
+
+
+def find_result(log_tail: str) -> TrainerResult | None:
+    """Return the last well-formed result line in a log, None if there is none."""
+    for line in reversed(log_tail.splitlines()):
+        _, found, text = line.partition(RESULT_PREFIX)
+        if not found:
+            continue
+        try:
+            return TrainerResult.model_validate_json(text)
+        except ValidationError:
+            continue
+    return None

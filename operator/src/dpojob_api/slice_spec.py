@@ -1,0 +1,180 @@
+"""The part of ``DPOJob.spec`` about machines: the TPU slice, Secrets and pods."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from dpojob_api.base import ApiModel
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+SecretKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+Quantity = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)
+]
+ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9./-]+$", max_length=128)]
+
+
+class CapacityType(StrEnum):
+    """How GKE obtains the slice."""
+
+    ON_DEMAND = "OnDemand"
+    SPOT = "Spot"
+    RESERVATION = "Reservation"
+    FLEX_START = "FlexStart"
+
+
+class CapacitySpec(ApiModel):
+    """How the slice is obtained."""
+
+    type: CapacityType = Field(default=CapacityType.ON_DEMAND, description="type is the provisioning model.")
+    reservation: Name | None = Field(
+        default=None, description="reservation is the name of the reservation; only with type Reservation."
+    )
+
+
+class AcceleratorSpec(ApiModel):
+    """The TPU slice."""
+
+    type: Annotated[str, StringConstraints(max_length=32)] = Field(
+        description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4)."
+    )
+    topology: Annotated[str, StringConstraints(pattern=r"^[0-9]+(x[0-9]+){1,2}$", max_length=16)] | None = (
+        Field(
+            default=None,
+            description="topology is the shape of the slice, e.g. 2x4x4; the type's usual one if unset.",
+        )
+    )
+    capacity: CapacitySpec = Field(
+        default=CapacitySpec(), description="capacity is how the slice is obtained."
+    )
+
+
+class SecretKeyRef(ApiModel):
+    """A key of a Secret in the DPOJob's namespace."""
+
+    name: Name = Field(description="name is the Secret.")
+    key: SecretKey = Field(description="key is the key in the Secret.")
+
+
+class CredentialsSpec(ApiModel):
+    """Secrets that the trainer reads as environment variables. gs:// uses the service account's identity."""
+
+    hugging_face: SecretKeyRef | None = Field(
+        default=None, description="huggingFace is the access token for gated or private hf:// repositories."
+    )
+    wandb: SecretKeyRef | None = Field(default=None, description="wandb is the Weights & Biases API key.")
+
+
+class EnvVarSpec(ApiModel):
+    """An environment variable: a plain value, or a key of a Secret."""
+
+    name: EnvName = Field(description="name is the variable.")
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="value is the plain value."
+    )
+    secret_key_ref: SecretKeyRef | None = Field(
+        default=None, description="secretKeyRef takes the value from a Secret."
+    )
+
+
+class TolerationSpec(ApiModel):
+    """A toleration of the head pod."""
+
+    key: LabelKey | None = Field(default=None, description="key is the taint's key; all keys if unset.")
+    operator: Annotated[str, StringConstraints(pattern="^(Exists|Equal)$", max_length=6)] = Field(
+        default="Exists", description="operator is Exists or Equal."
+    )
+    value: LabelValue | None = Field(default=None, description="value is the taint's value; only with Equal.")
+    effect: (
+        Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)]
+        | None
+    ) = Field(default=None, description="effect is the taint's effect; all effects if unset.")
+
+
+class ResourcesSpec(ApiModel):
+    """Requests and limits; google.com/tpu is added to the hosts by the operator."""
+
+    requests: dict[ResourceName, Quantity] | None = Field(
+        default=None, max_length=16, description="requests is what the scheduler reserves."
+    )
+    limits: dict[ResourceName, Quantity] | None = Field(
+        default=None, max_length=16, description="limits is the most it may use."
+    )
+
+
+class HeadSpec(ApiModel):
+    """The Ray head pod; it runs the driver and needs no TPU."""
+
+    resources: ResourcesSpec = Field(
+        default=ResourcesSpec(), description="resources is the head container's."
+    )
+    node_selector: dict[LabelKey, LabelValue] | None = Field(
+        default=None, max_length=16, description="nodeSelector picks the head's node, on a CPU node pool."
+    )
+    tolerations: list[TolerationSpec] | None = Field(
+        default=None, max_length=16, description="tolerations lets the head onto tainted CPU nodes."
+    )
+
+
+class HostSpec(ApiModel):
+    """The pods on the TPU hosts."""
+
+    resources: ResourcesSpec = Field(
+        default=ResourcesSpec(), description="resources is each host container's, beside its chips."
+    )
+
+
+class Launcher(StrEnum):
+    """How the driver starts one JAX process per host."""
+
+    SLICE = "slice"
+    EFORMER = "eformer"
+
+
+class Platform(StrEnum):
+    """What JAX computes on."""
+
+    TPU = "tpu"
+    CPU = "cpu"
+
+
+class RuntimeSpec(ApiModel):
+    """How the pods run."""
+
+    image: Annotated[str, StringConstraints(pattern=r"^[\w./:@-]+$", max_length=512)] | None = Field(
+        default=None,
+        description="image is the trainer image; the one that the operator was installed with if unset.",
+    )
+    image_pull_policy: Annotated[
+        str, StringConstraints(pattern="^(Always|IfNotPresent|Never)$", max_length=16)
+    ] = Field(default="IfNotPresent", description="imagePullPolicy is Always, IfNotPresent or Never.")
+    image_pull_secrets: list[Name] | None = Field(
+        default=None, max_length=8, description="imagePullSecrets names Secrets for a private image registry."
+    )
+    launcher: Launcher = Field(
+        default=Launcher.SLICE,
+        description="launcher is slice (Ray's SlicePlacementGroup, one actor per host) or eformer (EasyDeL's executor).",
+    )
+    platform: Platform = Field(
+        default=Platform.TPU,
+        description="platform is tpu, or cpu: each host then computes on one virtual CPU device per chip, for trying a job out.",
+    )
+    service_account_name: Name | None = Field(
+        default=None,
+        description="serviceAccountName is the pods' service account (with Workload Identity for gs://); default if unset.",
+    )
+    env: list[EnvVarSpec] | None = Field(
+        default=None, max_length=64, description="env is added to every Ray container."
+    )
+    head: HeadSpec = Field(default=HeadSpec(), description="head is the Ray head pod.")
+    host: HostSpec = Field(default=HostSpec(), description="host is the pods on the TPU hosts.")
+    startup_deadline_seconds: int = Field(
+        default=1800,
+        ge=60,
+        le=604800,
+        description="startupDeadlineSeconds is how long an attempt may wait for its pods, capacity included.",
+    )

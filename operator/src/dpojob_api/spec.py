@@ -1,0 +1,382 @@
+"""What a user writes: ``DPOJob.spec``, except for the accelerator and the runtime (see ``slice_spec``).
+
+These models are the source of the CRD. A description starts with the JSON name; every number has bounds and every
+string and list a maximum, which the API server needs to bound the cost of CEL rules.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from dpojob_api.base import ApiModel
+from dpojob_api.slice_spec import AcceleratorSpec, CredentialsSpec, RuntimeSpec
+from dpojob_api.uris import INPUT_PATTERN, OUTPUT_PATTERN
+
+InputUri = Annotated[str, StringConstraints(pattern=INPUT_PATTERN, max_length=1024)]
+OutputUri = Annotated[str, StringConstraints(pattern=OUTPUT_PATTERN, max_length=1024)]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w./-]*$", max_length=256)]
+Split = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=128)]
+MeshAxis = Annotated[int, Field(ge=-1, le=16384)]
+
+
+class LossType(StrEnum):
+    """DPO loss variants of EasyDeL 0.3.0 (``trainers/direct_preference_optimization_trainer``)."""
+
+    SIGMOID = "sigmoid"
+    HINGE = "hinge"
+    IPO = "ipo"
+    EXO_PAIR = "exo_pair"
+    NCA_PAIR = "nca_pair"
+    ROBUST = "robust"
+    BCO_PAIR = "bco_pair"
+    SPPO_HARD = "sppo_hard"
+    AOT = "aot"
+    AOT_PAIR = "aot_pair"
+    APO_ZERO = "apo_zero"
+    APO_DOWN = "apo_down"
+
+
+class DType(StrEnum):
+    """Floating point types of parameters and of the computation."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Optimizer(StrEnum):
+    """Optimizers of EasyDeL 0.3.0 that DPOJob carries."""
+
+    ADAMW = "adamw"
+    ADAFACTOR = "adafactor"
+    LION = "lion"
+    RMSPROP = "rmsprop"
+
+
+class Scheduler(StrEnum):
+    """Learning rate schedules of EasyDeL 0.3.0."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
+class AttentionMechanism(StrEnum):
+    """Attention kernels of EasyDeL 0.3.0 that train on TPU or CPU."""
+
+    AUTO = "auto"
+    VANILLA = "vanilla"
+    SDPA = "sdpa"
+    SPLASH = "splash"
+    BLOCKWISE = "blockwise"
+    RING = "ring"
+
+
+class GradientCheckpointing(StrEnum):
+    """What the backward pass keeps of the forward pass (JAX checkpoint policies)."""
+
+    NONE = "none"
+    NOTHING_SAVEABLE = "nothing_saveable"
+    CHECKPOINT_DOTS = "checkpoint_dots"
+    CHECKPOINT_DOTS_WITH_NO_BATCH_DIMS = "checkpoint_dots_with_no_batch_dims"
+
+
+class ExportFormat(StrEnum):
+    """How the tuned policy is written."""
+
+    SAFETENSORS = "safetensors"
+    NONE = "none"
+
+
+class ModelSpec(ApiModel):
+    """The base model: the policy starts from it and the reference model stays it."""
+
+    uri: InputUri = Field(
+        description="uri is the base model in Hugging Face layout: hf://org/name, gs://bucket/path or pvc://claim/path. "
+        "No remote code is run."
+    )
+    revision: Revision | None = Field(
+        default=None,
+        description="revision is the branch, tag or commit of an hf:// model; its default branch if unset.",
+    )
+
+
+class ColumnsSpec(ApiModel):
+    """Names of the data set's columns."""
+
+    prompt: Column | None = Field(
+        default=None,
+        description="prompt is the column with the prompt (text or messages). If unset, the prompt is the common "
+        "beginning of chosen and rejected.",
+    )
+    chosen: Column = Field(
+        default="chosen", description="chosen is the column with the preferred answer or conversation."
+    )
+    rejected: Column = Field(
+        default="rejected",
+        description="rejected is the column with the answer or conversation that is not preferred.",
+    )
+
+
+class DatasetSpec(ApiModel):
+    """The preference data."""
+
+    uri: InputUri = Field(
+        description="uri is the data set: hf://org/name, or a JSON, JSON Lines or Parquet file (or a folder of them) "
+        "under gs://bucket/path or pvc://claim/path."
+    )
+    revision: Revision | None = Field(
+        default=None,
+        description="revision is the branch, tag or commit of an hf:// data set; its default branch if unset.",
+    )
+    split: Split = Field(default="train", description="split is the split that is trained on.")
+    eval_split: Split | None = Field(
+        default=None, description="evalSplit is the split that is evaluated on. It excludes evalFraction."
+    )
+    eval_fraction: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=0.5,
+        description="evalFraction is the share of split's rows that is held out for evaluation; 0 holds out nothing.",
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2147483647, description="seed decides which rows evalFraction holds out."
+    )
+    columns: ColumnsSpec = Field(default=ColumnsSpec(), description="columns maps the data set's columns.")
+
+
+class DPOSpec(ApiModel):
+    """The preference loss (Rafailov et al. 2023, arXiv:2305.18290) and the lengths in tokens."""
+
+    beta: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=100.0,
+        description="beta scales the implicit reward; larger stays closer to the reference.",
+    )
+    loss_type: LossType = Field(default=LossType.SIGMOID, description="lossType is the loss variant.")
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=0.5,
+        description="labelSmoothing is the assumed share of flipped preference labels.",
+    )
+    reference_free: bool = Field(
+        default=False, description="referenceFree replaces the reference model by a uniform one."
+    )
+    max_prompt_length: int = Field(
+        default=1024,
+        ge=1,
+        le=1048576,
+        description="maxPromptLength is the number of prompt tokens kept; longer prompts lose their beginning.",
+    )
+    max_completion_length: int = Field(
+        default=1024,
+        ge=1,
+        le=1048576,
+        description="maxCompletionLength is the number of completion tokens kept; longer completions lose their end.",
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        le=2097152,
+        description="maxLength is maxPromptLength + maxCompletionLength; it may be left out.",
+    )
+
+
+class TrainingSpec(ApiModel):
+    """Steps, batch, optimizer and schedule."""
+
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="epochs is the number of passes over the data; 1 if maxSteps is unset too.",
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000000,
+        description="maxSteps is the number of optimizer steps. It excludes epochs.",
+    )
+    global_batch_size: int = Field(
+        default=32,
+        ge=1,
+        le=65536,
+        description="globalBatchSize is the number of pairs per optimizer step on the whole slice.",
+    )
+    gradient_accumulation_steps: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="gradientAccumulationSteps splits the global batch into micro-batches that run one after the other.",
+    )
+    learning_rate: float = Field(
+        default=1e-6, gt=0.0, le=1.0, description="learningRate is the peak learning rate."
+    )
+    learning_rate_end: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="learningRateEnd is the learning rate of the last step; a tenth of the peak if unset.",
+    )
+    scheduler: Scheduler = Field(
+        default=Scheduler.COSINE, description="scheduler is the shape of the learning rate after the warm-up."
+    )
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1000000,
+        description="warmupSteps is the number of steps over which the learning rate rises.",
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="weightDecay is AdamW's decoupled weight decay."
+    )
+    clip_grad_norm: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1000.0,
+        description="clipGradNorm is the global gradient norm above which gradients are scaled down.",
+    )
+    optimizer: Optimizer = Field(default=Optimizer.ADAMW, description="optimizer is the update rule.")
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000000,
+        description="evalSteps evaluates every so many steps; only at the end if unset.",
+    )
+    max_eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000000,
+        description="maxEvalSteps limits the batches of one evaluation; all if unset.",
+    )
+    checkpoint_steps: int = Field(
+        default=500, ge=1, le=10000000, description="checkpointSteps writes a checkpoint every so many steps."
+    )
+    checkpoints_to_keep: int = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="checkpointsToKeep is the number of checkpoints kept; 0 keeps all.",
+    )
+    save_optimizer_state: bool = Field(
+        default=True,
+        description="saveOptimizerState writes the optimizer with each checkpoint; without it a resumed job differs.",
+    )
+    log_steps: int = Field(
+        default=1,
+        ge=1,
+        le=100000,
+        description="logSteps writes the metrics of every so many steps to metrics.jsonl.",
+    )
+    report_steps: int = Field(
+        default=10,
+        ge=1,
+        le=100000,
+        description="reportSteps prints the metrics of every so many steps to the driver's log.",
+    )
+    shuffle: bool = Field(
+        default=True,
+        description="shuffle gives every epoch a new order that seed decides; false keeps the file's order.",
+    )
+    seed: int = Field(
+        default=42, ge=0, le=2147483647, description="seed decides the order of the training pairs."
+    )
+
+
+class PrecisionSpec(ApiModel):
+    """Number formats. bfloat16 parameters lose updates at usual DPO learning rates."""
+
+    params: DType = Field(
+        default=DType.FLOAT32, description="params is the type of parameters and optimizer state."
+    )
+    compute: DType = Field(
+        default=DType.BFLOAT16, description="compute is the type of activations and matrix products."
+    )
+
+
+class MeshSpec(ApiModel):
+    """The device mesh; the axes multiply to the chips of the slice, one of them may be -1 (the rest)."""
+
+    dp: MeshAxis = Field(default=1, description="dp is data parallelism with replicated parameters.")
+    fsdp: MeshAxis = Field(default=-1, description="fsdp is data parallelism with sharded parameters.")
+    ep: MeshAxis = Field(default=1, description="ep is expert parallelism.")
+    tp: MeshAxis = Field(default=1, description="tp is tensor parallelism.")
+    sp: MeshAxis = Field(default=1, description="sp is sequence parallelism.")
+
+
+class AttentionSpec(ApiModel):
+    """The attention kernel."""
+
+    mechanism: AttentionMechanism = Field(
+        default=AttentionMechanism.AUTO,
+        description="mechanism is the kernel; auto is splash on TPU and vanilla on CPU.",
+    )
+    max_positions: int | None = Field(
+        default=None,
+        ge=2,
+        le=2097152,
+        description="maxPositions is the length of the rotary table and of the attention mask; maxLength if unset.",
+    )
+
+
+class OutputSpec(ApiModel):
+    """Where checkpoints, metrics and the tuned model go."""
+
+    uri: OutputUri = Field(
+        description="uri is the folder of this job alone: gs://bucket/path or pvc://claim/path. The tuned model is in its model/."
+    )
+    export_format: ExportFormat = Field(
+        default=ExportFormat.SAFETENSORS,
+        description="exportFormat is safetensors (Hugging Face layout with tokenizer) or none (checkpoints only).",
+    )
+
+
+class WandbSpec(ApiModel):
+    """A Weights & Biases run; the key comes from credentials.wandb."""
+
+    project: str = Field(min_length=1, max_length=128, description="project is the W&B project.")
+    entity: str | None = Field(
+        default=None, min_length=1, max_length=128, description="entity is the W&B user or team."
+    )
+
+
+class TrackingSpec(ApiModel):
+    """Experiment tracking beside the Prometheus metrics and metrics.jsonl."""
+
+    wandb: WandbSpec | None = Field(
+        default=None, description="wandb logs the run to Weights & Biases; off if unset."
+    )
+    weight_histogram_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000000,
+        description="weightHistogramSteps logs weight histograms to W&B every so many steps; off if unset.",
+    )
+
+
+class DPOJobSpec(ApiModel):
+    """The desired run. Every field is fixed once the job is created."""
+
+    model: ModelSpec = Field(description="model is the base model.")
+    dataset: DatasetSpec = Field(description="dataset is the preference data.")
+    dpo: DPOSpec = Field(default=DPOSpec(), description="dpo is the loss and the lengths.")
+    training: TrainingSpec = Field(
+        default=TrainingSpec(), description="training is steps, batch, optimizer and schedule."
+    )
+    precision: PrecisionSpec = Field(default=PrecisionSpec(), description="precision is the number formats.")
+    mesh: MeshSpec = Field(default=MeshSpec(), description="mesh is how the work is divided over the chips.")
+    attention: AttentionSpec = Field(
+        default=AttentionSpec(), description="attention is the attention kernel."
+    )
+    gradient_checkpointing: GradientCheckpointing = Field(
+        default=GradientCheckpointing.NOTHING_SAVEABLE,
+        description="gradientCheckpointing trades computation for memory; none keeps every activation.",
+    )
+    accelerator: AcceleratorSpec = Field(description="accelerator is the TPU slice.")
+    output: OutputSpec = Field(description="output is where results go.")
+    tracking: TrackingSpec = Field(default=TrackingSpec(), description="tracking is experiment tracking.")
+    credentials: CredentialsSpec = Field(default=CredentialsSpec(), description="credentials names Secrets.")
+    runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="runtime is how the pods run.")

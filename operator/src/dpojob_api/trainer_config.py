@@ -1,0 +1,90 @@
+"""What the operator writes into the attempt's ConfigMap and the trainer reads: the spec, resolved.
+
+The operator serialises it with :meth:`TrainerConfig.to_json`; the driver validates the file before it touches Ray.
+"""
+
+from pydantic import Field
+
+from dpojob_api.base import ApiModel
+from dpojob_api.slice_spec import Launcher, Platform
+from dpojob_api.spec import (
+    AttentionSpec,
+    DatasetSpec,
+    DPOSpec,
+    GradientCheckpointing,
+    ModelSpec,
+    OutputSpec,
+    PrecisionSpec,
+    TrackingSpec,
+    TrainingSpec,
+)
+from dpojob_api.status import PlanStatus
+from dpojob_api.v1alpha1 import DPOJob, plan_of, shape_of
+
+
+class JobRef(ApiModel):
+    """Which job and attempt this is."""
+
+    name: str = Field(description="name is the DPOJob's name.")
+    namespace: str = Field(description="namespace is the DPOJob's namespace.")
+    uid: str = Field(description="uid is the DPOJob's uid; it marks the output folder as this job's.")
+    attempt: int = Field(ge=1, description="attempt counts from 1.")
+
+
+class TrainerConfig(ApiModel):
+    """Everything the trainer needs, except Secrets, which are environment variables."""
+
+    job: JobRef = Field(description="job is which job and attempt this is.")
+    model: ModelSpec = Field(description="model is spec.model.")
+    dataset: DatasetSpec = Field(description="dataset is spec.dataset.")
+    dpo: DPOSpec = Field(description="dpo is spec.dpo with maxLength set.")
+    training: TrainingSpec = Field(description="training is spec.training.")
+    precision: PrecisionSpec = Field(description="precision is spec.precision.")
+    plan: PlanStatus = Field(description="plan is the resolved slice and mesh.")
+    generation: str = Field(description="generation is the TPU generation, e.g. v4.")
+    attention: AttentionSpec = Field(description="attention is spec.attention with maxPositions set.")
+    gradient_checkpointing: GradientCheckpointing = Field(description="gradientCheckpointing is the spec's.")
+    output: OutputSpec = Field(description="output is spec.output.")
+    tracking: TrackingSpec = Field(description="tracking is spec.tracking.")
+    launcher: Launcher = Field(description="launcher is spec.runtime.launcher.")
+    platform: Platform = Field(description="platform is spec.runtime.platform.")
+
+    def to_json(self) -> str:
+        """Return the file's text; equal configurations give equal text."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+
+
+def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
+    """Resolve a DPOJob into the trainer's configuration for one attempt."""
+    spec = job.spec
+    max_length = spec.dpo.max_prompt_length + spec.dpo.max_completion_length
+    return TrainerConfig(
+        job=JobRef(
+            name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid, attempt=attempt
+        ),
+        model=spec.model,
+        dataset=spec.dataset,
+        dpo=spec.dpo.model_copy(update={"max_length": max_length}),
+        training=resolve_training(spec.training),
+        precision=spec.precision,
+        plan=plan_of(spec),
+        generation=shape_of(spec).generation,
+        attention=spec.attention.model_copy(
+            update={"max_positions": spec.attention.max_positions or max_length}
+        ),
+        gradient_checkpointing=spec.gradient_checkpointing,
+        output=spec.output,
+        tracking=spec.tracking,
+        launcher=spec.runtime.launcher,
+        platform=spec.runtime.platform,
+    )
+
+
+def resolve_training(training: TrainingSpec) -> TrainingSpec:
+    """Fill in what the spec leaves to defaults that depend on other fields."""
+    update: dict[str, object] = {}
+    if training.epochs is None and training.max_steps is None:
+        update["epochs"] = 1
+    if training.learning_rate_end is None:
+        update["learning_rate_end"] = training.learning_rate / 10
+    return training.model_copy(update=update)

@@ -1,0 +1,1 @@
+"""The operator: reconciles DPOJobs into one RayJob per attempt. kopf watches; pure functions decide."""
