@@ -1,0 +1,80 @@
+"""Where a run writes: ``output.uri`` on a mounted claim or in GCS, behind one small interface.
+
+Checkpoint arrays do not pass through here: EasyDeL writes them below :attr:`OutputStore.root` itself.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+
+class OutputStore(Protocol):
+    """The job's output folder. Paths are relative to it, with forward slashes."""
+
+    @property
+    def root(self) -> str:
+        """The folder as EasyDeL's ePath takes it: an absolute path or ``gs://bucket/path``, no slash at the end."""
+        ...
+
+    def check_writable(self) -> None:
+        """Write and delete a small file.
+
+        Raises:
+            TrainerError: OutputNotWritable, with the system's words and the fix.
+        """
+        ...
+
+    def claim(self, job_uid: str, job_name: str) -> None:
+        """Mark the folder as this job's with ``.dpojob.json``; the same uid may claim it again (another attempt).
+
+        Raises:
+            TrainerError: OutputInUse if it is another job's, naming that job; OutputNotWritable.
+        """
+        ...
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a whole file; a reader sees the old or the new content, never a part."""
+        ...
+
+    def append_line(self, path: str, line: str) -> None:
+        """Append one line to a file of which this process is the only writer, keeping the lines of earlier attempts.
+
+        Local: flushed to the file at once, so it survives a crash. GCS has no append: the object is rewritten at most
+        every 30 s and by :meth:`flush`, so a crash loses at most the lines since.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Write what :meth:`append_line` still holds back. Call it before the run ends."""
+        ...
+
+    def upload_dir(self, local_dir: Path, path: str) -> None:
+        """Put a whole folder at ``path``, replacing what is there, as close to atomically as the store allows.
+
+        Local: copied beside it, then renamed. GCS: all files first, ``.complete`` last; readers that need a whole
+        folder wait for that file.
+        """
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or a folder with something in it is there."""
+        ...
+
+    def read_text(self, path: str) -> str:
+        """Return a file's text.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+    def list(self, path: str = "") -> list[str]:
+        """Return the names directly below a folder, sorted; empty if there is no such folder."""
+        ...
+
+
+def open_store(uri: str) -> OutputStore:
+    """Return the store behind a ``pvc://`` or ``gs://`` URI; nothing is written or read yet.
+
+    STORAGE_EMULATOR_HOST is honoured for GCS.
+    """
+    raise NotImplementedError
