@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
+from dpojob_api.accelerator import accelerator_types
 from dpojob_api.base import ApiModel
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -12,8 +13,19 @@ SecretKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_l
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 Quantity = Annotated[
-    str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    StringConstraints(pattern=QUANTITY_PATTERN, max_length=32),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
 ]
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9./-]+$", max_length=128)]
 
@@ -40,7 +52,8 @@ class AcceleratorSpec(ApiModel):
     """The TPU slice."""
 
     type: Annotated[str, StringConstraints(max_length=32)] = Field(
-        description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4)."
+        description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4).",
+        json_schema_extra={"enum": list(accelerator_types())},
     )
     topology: Annotated[str, StringConstraints(pattern=r"^[0-9]+(x[0-9]+){1,2}$", max_length=16)] | None = (
         Field(
@@ -168,7 +181,10 @@ class RuntimeSpec(ApiModel):
         description="serviceAccountName is the pods' service account (with Workload Identity for gs://); default if unset.",
     )
     env: list[EnvVarSpec] | None = Field(
-        default=None, max_length=64, description="env is added to every Ray container."
+        default=None,
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="env is added to every Ray container.",
     )
     head: HeadSpec = Field(default=HeadSpec(), description="head is the Ray head pod.")
     host: HostSpec = Field(default=HostSpec(), description="host is the pods on the TPU hosts.")

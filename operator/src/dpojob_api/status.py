@@ -109,6 +109,7 @@ class DPOJobStatus(ApiModel):
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         description="conditions are Complete, Failed, Running, Reconciling and Stalled.",
     )
     plan: PlanStatus | None = Field(default=None, description="plan is what the spec resolves to.")
