@@ -3,7 +3,11 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 UV_VERSION := 0.11.0
 UV := .tools/bin/uv
+PYTEST := $(PY) -m pytest -q
+# Eight virtual devices stand in for chips wherever a test of the trainer needs a mesh.
+JAX_ENV := JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 HF_HUB_OFFLINE=1 USE_TORCH=0
 export PYTHONDONTWRITEBYTECODE := 1
+export DPOJOB_CACHE ?= $(HOME)/.cache/dpojob
 
 help: ## List every target
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -12,6 +16,7 @@ $(UV):
 	@python3 -m venv .tools && .tools/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.stamp: tests/requirements.lock pyproject.toml | $(UV)
+	@echo "development environment: installing from tests/requirements.lock"
 	@test -x $(PY) || $(UV) venv -q --python python3.11 .venv
 	@$(UV) pip sync -q --python $(PY) --require-hashes tests/requirements.lock
 	@printf '%s\n' "$(CURDIR)/operator/src" "$(CURDIR)/trainer_image/src" > $$($(PY) -c 'import site; print(site.getsitepackages()[0])')/dpojob.pth
@@ -22,5 +27,23 @@ venv: .venv/.stamp ## Create the development environment from its lock
 lock: | $(UV) ## Resolve the requirement files again from pyproject.toml
 	@PATH="$(CURDIR)/.tools/bin:$$PATH" hack/lock.sh
 
+generate: venv ## Write everything that follows from the models
+	@$(PY) hack/generate.py
+
+verify: venv ## Fail if a generated file, the format, a type or a layer is off
+	@$(PY) hack/generate.py --check
+	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@test ! -e operator/__init__.py || { echo "operator/__init__.py would shadow the standard library"; exit 1; }
+
+fmt: venv ## Format the code and fix what ruff can fix
+	@.venv/bin/ruff check -q --fix . ; .venv/bin/ruff format -q .
+
+test-unit: venv ## Unit tests: seconds, no network
+	@$(PYTEST) tests/unit
+
+.PHONY: help venv lock generate verify fmt test-unit test
+test: verify test-unit ## All tests
+
 -include hack/cluster/cluster.mk
-.PHONY: help venv lock
