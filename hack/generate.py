@@ -74,7 +74,7 @@ def default_text(schema: Schema, required: bool) -> str:
     if required:
         return "**required**"
     default = schema.get("default")
-    return "" if default is None or default in ({}, []) else f"`{json.dumps(default)}`"
+    return "" if default is None or isinstance(default, dict | list) else f"`{json.dumps(default)}`"
 
 
 def escape(text: str) -> str:

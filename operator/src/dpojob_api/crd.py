@@ -12,6 +12,7 @@ from dpojob_api.status import DPOJobStatus
 Schema = dict[str, Any]
 
 DROPPED = ("title", "$defs", "propertyNames", "minProperties")
+EXCLUSIVE_BOUNDS = (("exclusiveMinimum", "minimum", ">"), ("exclusiveMaximum", "maximum", "<"))
 RULES_BY_NAME = {model.__name__: rules for model, rules in RULES.items()}
 
 COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
@@ -66,10 +67,16 @@ def _referenced(node: Schema, definitions: dict[str, Schema]) -> Schema:
     name = node["$ref"].rsplit("/", 1)[1]
     target = _with_rules(_structural(definitions[name], definitions), name)
     overlay = {key: value for key, value in node.items() if key not in ("$ref", *DROPPED)}
-    if target.get("type") == "object" and "default" in overlay:
-        # An empty object lets the API server fill in each field's own default.
-        overlay["default"] = {}
+    if "default" in overlay:
+        overlay["default"] = _without_nulls(overlay["default"])
     return target | overlay
+
+
+def _without_nulls(default: Any) -> Any:
+    # The API server runs the CEL rules on a default before it fills in nested ones, so defaults are written out whole.
+    if isinstance(default, dict):
+        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+    return default
 
 
 def _without_null(node: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -83,10 +90,15 @@ def _without_null(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _translate_numbers(schema: Schema) -> None:
-    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+    for exclusive, bound, sign in EXCLUSIVE_BOUNDS:
         if exclusive in schema:
-            schema[bound] = schema[exclusive]
-            schema[exclusive] = True
+            limit = schema[bound] = schema.pop(exclusive)
+            if limit == int(limit):
+                schema[exclusive] = True
+            else:
+                # The API server truncates the bound for a value written as an integer: 0 would not be below 0.5.
+                message = f"must be {'below' if sign == '<' else 'above'} {limit}"
+                schema["x-kubernetes-validations"] = [{"rule": f"self {sign} {limit}", "message": message}]
     if schema.get("type") == "integer":
         schema["format"] = "int64"
 
