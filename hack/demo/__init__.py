@@ -1,0 +1,1 @@
+"""The demo: one DPOJob on the local cluster, followed to its end."""
