@@ -1,0 +1,3 @@
+module dpojob.io/hack/pod
+
+go 1.26.0
