@@ -43,7 +43,31 @@ fmt: venv ## Format the code and fix what ruff can fix
 test-unit: venv ## Unit tests: seconds, no network
 	@$(PYTEST) tests/unit
 
-.PHONY: help venv lock generate verify fmt test-unit test
-test: verify test-unit ## All tests
+test-trainer: venv ## The trainer: real EasyDeL on CPU devices
+	@$(JAX_ENV) $(PYTEST) tests/trainer
+
+images: cluster-up ## Build the operator and trainer images and load them into the local cluster
+	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .
+	@$(CLUSTER) image localhost/dpojob-trainer:dev --dockerfile trainer_image/Dockerfile --context .
+
+install: images ## Install KubeRay and our chart into the local cluster
+	@eval "$$($(CLUSTER) env)" && helm upgrade --install dpojob charts/dpojob-operator \
+	  --namespace dpojob-system --create-namespace --values hack/cluster/values.yaml --wait --timeout 180s >/dev/null
+	@eval "$$($(CLUSTER) env)" && kubectl -n dpojob-system rollout restart deploy/dpojob-operator >/dev/null \
+	  && kubectl -n dpojob-system rollout status deploy/dpojob-operator --timeout=120s
+
+test-cluster: venv install ## Admission, chart and operator on the local cluster's API server
+	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/crd tests/chart tests/integration
+
+test-e2e: venv install ## Whole jobs on real pods of the local cluster
+	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PYTEST) tests/e2e
+
+demo: venv install ## One kubectl apply on a real local cluster, from nothing to a tuned model
+	@eval "$$($(CLUSTER) env)" && HF_HUB_OFFLINE=1 $(PY) -m hack.demo --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)" \
+	  $(if $(DATA),--data "$(DATA)")
+
+test: verify test-unit test-trainer test-cluster test-e2e ## All tests
+
+.PHONY: help venv lock generate verify fmt test-unit test-trainer images install test-cluster test-e2e demo test
 
 -include hack/cluster/cluster.mk
