@@ -5,7 +5,7 @@ from typing import Any
 
 from dpojob_api import constants
 from dpojob_api.base import ApiModel
-from dpojob_api.rules import ROOT_RULES, RULES, Rule
+from dpojob_api.rules import ROOT_RULES, RULES, Rule, pattern_rule
 from dpojob_api.spec import DPOJobSpec
 from dpojob_api.status import DPOJobStatus
 
@@ -51,6 +51,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     schema = {key: value for key, value in node.items() if key not in DROPPED}
     _translate_numbers(schema)
     _translate_maps(schema)
+    _translate_pattern(schema)
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
     if "properties" in schema:
@@ -101,6 +102,11 @@ def _translate_numbers(schema: Schema) -> None:
                 schema["x-kubernetes-validations"] = [{"rule": f"self {sign} {limit}", "message": message}]
     if schema.get("type") == "integer":
         schema["format"] = "int64"
+
+
+def _translate_pattern(schema: Schema) -> None:
+    if "pattern" in schema:
+        schema["x-kubernetes-validations"] = _entries((pattern_rule(schema.pop("pattern")),))
 
 
 def _translate_maps(schema: Schema) -> None:

@@ -7,7 +7,7 @@ to it. Chips per type follow the naming in ``accelerator``: the number counts Te
 
 from dataclasses import dataclass
 
-from dpojob_api import slice_spec, spec
+from dpojob_api import slice_spec, spec, uris
 from dpojob_api.accelerator import accelerator_types, topologies
 from dpojob_api.base import ApiModel
 from dpojob_api.constants import MAX_NAME
@@ -47,8 +47,39 @@ DATA_SHARDS = f"({SHARD_FREE} ? {CHIPS} / ({fixed_size('ep', 'tp', 'sp')}) : sel
 SP_SIZE = f"(self.mesh.sp == -1 ? {CHIPS} / ({fixed_size('dp', 'fsdp', 'ep', 'tp')}) : self.mesh.sp)"
 MICRO_BATCH = "(self.training.globalBatchSize / self.training.gradientAccumulationSteps)"
 LENGTH = "(self.dpo.maxPromptLength + self.dpo.maxCompletionLength)"
+OUTPUT_FOLDER = "(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
 SEVERAL = {t: topologies(t) for t in accelerator_types()}
 TOPOLOGY_MAP = "{" + ",".join(f"'{t}':{list(known)}" for t, known in SEVERAL.items()) + "}"
+
+
+# The API server quotes a violated pattern; these say instead what to write.
+PATTERN_MESSAGES = {
+    uris.INPUT_PATTERN: "must be hf://org/name, gs://bucket/path or pvc://claim/path",
+    uris.OUTPUT_PATTERN: "must be gs://bucket/path or pvc://claim/path",
+    slice_spec.NAME_PATTERN: "must be a Kubernetes name: lower-case letters, digits, '-' and '.'",
+    slice_spec.SECRET_KEY_PATTERN: "must be a key of a Secret: letters, digits, '-', '_' and '.'",
+    slice_spec.ENV_NAME_PATTERN: "must be a variable name: letters, digits and '_', no digit first",
+    slice_spec.LABEL_VALUE_PATTERN: "must be a label value: letters, digits, '-', '_' and '.'",
+    slice_spec.LABEL_KEY_PATTERN: "must be a label key such as cloud.google.com/gke-nodepool",
+    slice_spec.TOPOLOGY_PATTERN: "must be sides joined by x, such as 2x4x4; see docs/reference/accelerators.md",
+    slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag",
+    spec.REVISION_PATTERN: "must be a branch, tag or commit",
+    spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
+}
+
+
+def pattern_rule(pattern: str) -> Rule:
+    """Return the rule that a string matches a pattern of the models.
+
+    Raises:
+        KeyError: the pattern has no message yet.
+    """
+    return Rule(f"self.matches(r'{pattern}')", PATTERN_MESSAGES[pattern])
+
+
+def keys_match(field: str, pattern: str, message: str) -> Rule:
+    """Return the rule that every key of a map matches a pattern; a schema cannot say that."""
+    return Rule(f"!has(self.{field}) || self.{field}.all(k, k.matches(r'{pattern}'))", message, f".{field}")
 
 
 def immutable(field: str) -> Rule:
@@ -94,8 +125,8 @@ SPEC_RULES = (
         ".training.evalSteps",
     ),
     Rule(
-        "self.output.uri != self.model.uri && self.output.uri != self.dataset.uri",
-        "output.uri must not be the model or the data set; give the job a folder of its own",
+        f"!(self.model.uri + '/').startsWith({OUTPUT_FOLDER}) && !(self.dataset.uri + '/').startsWith({OUTPUT_FOLDER})",
+        "output.uri must not hold the model or the data set; give the job a folder of its own",
         ".output.uri",
     ),
     *(immutable(name) for name in (info.alias or key for key, info in spec.DPOJobSpec.model_fields.items())),
@@ -220,6 +251,28 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
         Rule(
             "(!has(self.requests) || !('google.com/tpu' in self.requests)) && (!has(self.limits) || !('google.com/tpu' in self.limits))",
             "google.com/tpu follows from accelerator.type; leave it out",
+        ),
+        *(
+            keys_match(
+                field,
+                slice_spec.RESOURCE_NAME_PATTERN,
+                f"{field} takes cpu, memory, ephemeral-storage, hugepages-* and names with a domain",
+            )
+            for field in ("requests", "limits")
+        ),
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) "
+            "|| !isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) "
+            "|| quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
+            "requests must not exceed limits; raise the limit or lower the request",
+            ".requests",
+        ),
+    ),
+    slice_spec.HeadSpec: (
+        keys_match(
+            "nodeSelector",
+            slice_spec.LABEL_KEY_PATTERN,
+            "nodeSelector's keys must be label keys such as cloud.google.com/gke-nodepool",
         ),
     ),
 }

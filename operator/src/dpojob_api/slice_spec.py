@@ -1,19 +1,35 @@
 """The part of ``DPOJob.spec`` about machines: the TPU slice, Secrets and pods."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from dpojob_api.accelerator import accelerator_types
 from dpojob_api.base import ApiModel
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-SecretKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+TOPOLOGY_PATTERN = r"^[0-9]+(x[0-9]+){1,2}$"
+IMAGE_PATTERN = r"^[\w./:@-]+$"
+RESOURCE_NAME_PATTERN = (
+    r"^(cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMG]i|[a-z0-9][a-z0-9.-]*/[A-Za-z0-9_.-]+)$"
+)
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
+SecretKey = Annotated[str, StringConstraints(pattern=SECRET_KEY_PATTERN, max_length=253)]
+EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME_PATTERN, max_length=128)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN, max_length=316)]
+ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE_NAME_PATTERN, max_length=128)]
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+QUANTITY_RULE = {
+    "rule": f"type(self) == int ? self >= 0 : self.matches(r'{QUANTITY_PATTERN}')",
+    "message": "must be a quantity such as 500m, 4 or 16Gi",
+}
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
@@ -21,13 +37,12 @@ Quantity = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY_PATTERN,
             "maxLength": 32,
             "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [QUANTITY_RULE],
         }
     ),
 ]
-ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9./-]+$", max_length=128)]
 
 
 class CapacityType(StrEnum):
@@ -55,11 +70,9 @@ class AcceleratorSpec(ApiModel):
         description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4).",
         json_schema_extra={"enum": list(accelerator_types())},
     )
-    topology: Annotated[str, StringConstraints(pattern=r"^[0-9]+(x[0-9]+){1,2}$", max_length=16)] | None = (
-        Field(
-            default=None,
-            description="topology is the shape of the slice, e.g. 2x4x4; the type's usual one if unset.",
-        )
+    topology: Annotated[str, StringConstraints(pattern=TOPOLOGY_PATTERN, max_length=16)] | None = Field(
+        default=None,
+        description="topology is the shape of the slice, e.g. 2x4x4; the type's usual one if unset.",
     )
     capacity: CapacitySpec = Field(
         default=CapacitySpec(), description="capacity is how the slice is obtained."
@@ -98,14 +111,11 @@ class TolerationSpec(ApiModel):
     """A toleration of the head pod."""
 
     key: LabelKey | None = Field(default=None, description="key is the taint's key; all keys if unset.")
-    operator: Annotated[str, StringConstraints(pattern="^(Exists|Equal)$", max_length=6)] = Field(
-        default="Exists", description="operator is Exists or Equal."
-    )
+    operator: Literal["Exists", "Equal"] = Field(default="Exists", description="operator is Exists or Equal.")
     value: LabelValue | None = Field(default=None, description="value is the taint's value; only with Equal.")
-    effect: (
-        Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)]
-        | None
-    ) = Field(default=None, description="effect is the taint's effect; all effects if unset.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="effect is the taint's effect; all effects if unset."
+    )
 
 
 class ResourcesSpec(ApiModel):
@@ -158,13 +168,13 @@ class Platform(StrEnum):
 class RuntimeSpec(ApiModel):
     """How the pods run."""
 
-    image: Annotated[str, StringConstraints(pattern=r"^[\w./:@-]+$", max_length=512)] | None = Field(
+    image: Annotated[str, StringConstraints(pattern=IMAGE_PATTERN, max_length=512)] | None = Field(
         default=None,
         description="image is the trainer image; the one that the operator was installed with if unset.",
     )
-    image_pull_policy: Annotated[
-        str, StringConstraints(pattern="^(Always|IfNotPresent|Never)$", max_length=16)
-    ] = Field(default="IfNotPresent", description="imagePullPolicy is Always, IfNotPresent or Never.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="imagePullPolicy is Always, IfNotPresent or Never."
+    )
     image_pull_secrets: list[Name] | None = Field(
         default=None, max_length=8, description="imagePullSecrets names Secrets for a private image registry."
     )

@@ -13,11 +13,14 @@ from dpojob_api.base import ApiModel
 from dpojob_api.slice_spec import AcceleratorSpec, CredentialsSpec, RuntimeSpec
 from dpojob_api.uris import INPUT_PATTERN, OUTPUT_PATTERN
 
+REVISION_PATTERN = r"^[A-Za-z0-9][\w./-]*$"
+SPLIT_PATTERN = r"^[\w.-]+$"
+
 InputUri = Annotated[str, StringConstraints(pattern=INPUT_PATTERN, max_length=1024)]
 OutputUri = Annotated[str, StringConstraints(pattern=OUTPUT_PATTERN, max_length=1024)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w./-]*$", max_length=256)]
-Split = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=128)]
+Revision = Annotated[str, StringConstraints(pattern=REVISION_PATTERN, max_length=256)]
+Split = Annotated[str, StringConstraints(pattern=SPLIT_PATTERN, max_length=128)]
 MeshAxis = Annotated[int, Field(ge=-1, le=16384)]
 
 
