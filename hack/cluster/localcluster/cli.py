@@ -28,18 +28,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cluster", description="A real Kubernetes with KubeRay on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="cluster", description="A real Kubernetes with KubeRay on this machine."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, action: Callable[[Paths, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, action: Callable[[Paths, argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(action=action)
         return sub
 
-    add("check", lambda p, _: _say(check.check(p), "this machine can run the local cluster"), "check prerequisites")
+    add(
+        "check",
+        lambda p, _: _say(check.check(p), "this machine can run the local cluster"),
+        "check prerequisites",
+    )
     add("build", _build, "compile the programs that the cache lacks").add_argument("program", nargs="*")
     add("up", _up, "build what is missing and bring the cluster up")
-    add("down", _down, "stop the cluster").add_argument("--purge", action="store_true", help="remove its state folder too")
+    add("down", _down, "stop the cluster").add_argument(
+        "--purge", action="store_true", help="remove its state folder too"
+    )
     add("status", _status, "show each part")
     add("kubeconfig", lambda p, _: print(p.kubeconfig), "print the path of the kubeconfig")
     add("store", lambda p, _: print(p.store), "print the folder behind the pvc:// stores")

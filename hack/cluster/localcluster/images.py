@@ -20,7 +20,7 @@ SUITE = "bookworm"
 INCLUDE = "python3,python3-venv,ca-certificates"
 PRUNED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache/apt", "var/lib/apt/lists",
           "var/log")  # fmt: skip
-_RECIPE = "1"
+_RECIPE = "2"
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
 _EPOCH = "1700000000"
@@ -32,7 +32,7 @@ def base(paths: Paths) -> Path:
 
     It stands in for the public python:3.11-slim-bookworm: Debian 12 with its Python 3.11 and venv.
     """
-    file = paths.cache / "images" / f"base-{digest([SUITE, INCLUDE, _RECIPE, *PRUNED])}.tar"
+    file = paths.cache / "images" / f"base-{digest([SUITE, INCLUDE, *PRUNED])}.tar"
     with locked(paths.cache / "images/.base.lock", "the base image"):
         if not file.exists():
             began = time.monotonic()
@@ -96,7 +96,10 @@ def _files(context: Path, source: str) -> Iterator[Path]:
 
 
 def _ignored(path: Path) -> bool:
-    return any(part in {"__pycache__", ".git", ".cluster", ".venv", ".tools"} or part.endswith(".egg-info") for part in path.parts)
+    return any(
+        part in {"__pycache__", ".git", ".cluster", ".venv", ".tools"} or part.endswith(".egg-info")
+        for part in path.parts
+    )
 
 
 def _content(context: Path, source: str) -> Iterator[str | bytes]:
@@ -124,11 +127,11 @@ def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archiv
                    "--timestamp", _EPOCH, "--format", "oci", *_secrets(Path(secrets)), "--build-arg", f"BASE_IMAGE={BASE}",
                    "--file", dockerfile, "--tag", name, context]  # fmt: skip
         run_logged(command, log, f"building {name}", seconds=2400)
-        draft = into.with_name(f".{into.name}")
-        draft.unlink(missing_ok=True)
-        run([*_buildah(paths), "push", "--disable-compression", name, f"oci-archive:{draft}:{name}"], seconds=900)
-        run([*_buildah(paths), "rmi", name], check=False)
-        draft.rename(into)
+        with tempfile.TemporaryDirectory(dir=into.parent) as layers:
+            # Not oci-archive: buildah compresses that whatever it is told, minutes for a large image.
+            run([*_buildah(paths), "push", "--disable-compression", name, f"dir:{layers}"], seconds=900)
+            run([*_buildah(paths), "rmi", name], check=False)
+            oci.repack(Path(layers), into)
 
 
 def _buildah(paths: Paths) -> list[str | Path]:
@@ -180,7 +183,7 @@ def _bootstrap(paths: Paths, into: Path) -> None:
             shutil.rmtree(root / device, ignore_errors=True)
             (root / device).mkdir(exist_ok=True)
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        oci.archive(BASE, into, {".": root}, {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["python3"]})
+        oci.archive(into, {".": root}, {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["python3"]})
 
 
 def _mirror() -> list[str]:

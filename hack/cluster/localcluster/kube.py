@@ -9,7 +9,9 @@ from .paths import Paths
 from .shell import run
 
 
-def kubectl(paths: Paths, *words: str, stdin: str | None = None, seconds: float = 60, check: bool = True) -> str:
+def kubectl(
+    paths: Paths, *words: str, stdin: str | None = None, seconds: float = 60, check: bool = True
+) -> str:
     """Run kubectl against the local cluster and return its standard output."""
     command = [paths.bin / "kubectl", "--kubeconfig", paths.kubeconfig, *words]
     return run(command, stdin=stdin, seconds=seconds, check=check)

@@ -36,12 +36,21 @@ def install(paths: Paths) -> None:
     if not file.exists():
         with tempfile.TemporaryDirectory() as empty:
             files = {"manager": binaries / "kuberay-operator", "tmp": Path(empty)}
-            archive(IMAGE, file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
+            archive(file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
     load(paths, file, IMAGE)
     manifests = _manifests(paths, binaries / "manifests.yaml")
     kubectl(paths, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifests, seconds=120)
     step("waiting for KubeRay")
-    kubectl(paths, "-n", NAMESPACE, "rollout", "status", "deployment/kuberay-operator", "--timeout=180s", seconds=200)
+    kubectl(
+        paths,
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "deployment/kuberay-operator",
+        "--timeout=180s",
+        seconds=200,
+    )
     step("KubeRay is available")
 
 
@@ -49,7 +58,9 @@ def _manifests(paths: Paths, module_manifests: Path) -> str:
     overlay = {
         "namespace": NAMESPACE,
         "resources": ["manifests.yaml", "namespace.yaml"],
-        "patches": [{"target": {"kind": "Deployment", "name": "kuberay-operator"}, "patch": json.dumps(_PATCH)}],
+        "patches": [
+            {"target": {"kind": "Deployment", "name": "kuberay-operator"}, "patch": json.dumps(_PATCH)}
+        ],
     }
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     with tempfile.TemporaryDirectory() as name:

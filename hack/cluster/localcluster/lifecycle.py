@@ -56,7 +56,9 @@ def down(paths: Paths, purge: bool) -> None:
 
 def status(paths: Paths) -> dict[str, str]:
     """Return the state of each daemon, of the API server and of the node."""
-    found = {name: f"running, pid {pid}" if (pid := daemons.pid_of(paths, name)) else "stopped" for name in DAEMONS}
+    found = {
+        name: f"running, pid {pid}" if (pid := daemons.pid_of(paths, name)) else "stopped" for name in DAEMONS
+    }
     ready = _readyz(paths)
     found["API server"] = "ready" if ready else "not ready"
     found["node"] = "Ready" if ready and node_ready(paths) else "not ready"
@@ -84,7 +86,9 @@ def _must_be_free(port: int) -> None:
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
-            raise Problem(f"port {port} is taken by another program; see `ss -ltnp sport = :{port}`") from error
+            raise Problem(
+                f"port {port} is taken by another program; see `ss -ltnp sport = :{port}`"
+            ) from error
 
 
 def _prepare(paths: Paths) -> None:
@@ -178,7 +182,9 @@ def _answers(url: str) -> bool:
 
 def _opens(request: urllib.request.Request, trust: ssl.SSLContext | None) -> bool:
     handlers = [urllib.request.ProxyHandler({})]
-    opener = urllib.request.build_opener(*handlers, *([urllib.request.HTTPSHandler(context=trust)] if trust else []))
+    opener = urllib.request.build_opener(
+        *handlers, *([urllib.request.HTTPSHandler(context=trust)] if trust else [])
+    )
     try:
         with opener.open(request, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -26,7 +26,9 @@ def apply_base(paths: Paths) -> None:
              paths.log / "kube-controller-manager.log")  # fmt: skip
     apply(paths, _namespace("default"))
     make_stores(paths, "default")
-    wait_for(f"node {NODE} registered", lambda: get(paths, "node", NODE) is not None, 60, paths.log / "kubelet.log")
+    wait_for(
+        f"node {NODE} registered", lambda: get(paths, "node", NODE) is not None, 60, paths.log / "kubelet.log"
+    )
     current = (get(paths, "node", NODE) or {})["metadata"]["labels"].get("cloud.google.com/gke-tpu-topology")
     kinds = [kind for kind, topology in TOPOLOGIES.items() if topology == current]
     make_tpu_host(paths, kinds[0] if kinds else "v4-16")
@@ -91,7 +93,9 @@ def prove_pod(paths: Paths) -> None:
     apply(paths, _probe(name))
     try:
         done = {"Succeeded", "Failed"}
-        wait_for("a test pod ended", lambda: _phase(paths, "pod", name) in done, 90, paths.log / "kubelet.log")
+        wait_for(
+            "a test pod ended", lambda: _phase(paths, "pod", name) in done, 90, paths.log / "kubelet.log"
+        )
         if _phase(paths, "pod", name) != "Succeeded":
             said = kubectl(paths, "logs", name, check=False).strip()
             raise Problem(f"the test pod failed: {said}; look in {paths.log}/coredns.log and kube-proxy.log")

@@ -16,8 +16,8 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
-def archive(name: str, into: Path, files: Mapping[str, Path], config: Mapping[str, Any]) -> Path:
-    """Write the image `name` to the archive `into`, the same bytes for the same content.
+def archive(into: Path, files: Mapping[str, Path], config: Mapping[str, Any]) -> Path:
+    """Write a nameless image to the archive `into`, the same bytes for the same content.
 
     `files` maps paths in the image to files or folders of this machine; `config` is the image configuration's `config`.
     """
@@ -28,8 +28,7 @@ def archive(name: str, into: Path, files: Mapping[str, Path], config: Mapping[st
                        "rootfs": {"type": "layers", "diff_ids": [layer_digest]}})  # fmt: skip
         manifest = _json({"schemaVersion": 2, "mediaType": _MANIFEST, "config": _descriptor(_CONFIG, image),
                           "layers": [{"mediaType": _LAYER, "digest": layer_digest, "size": size}]})  # fmt: skip
-        names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-        index = _json({"schemaVersion": 2, "manifests": [_descriptor(_MANIFEST, manifest) | {"annotations": names}]})
+        index = _json({"schemaVersion": 2, "manifests": [_descriptor(_MANIFEST, manifest)]})
         draft = into.with_name(f".{into.name}")
         with tarfile.open(draft, "w") as out:
             _add(out, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
@@ -43,13 +42,24 @@ def archive(name: str, into: Path, files: Mapping[str, Path], config: Mapping[st
     return draft.replace(into)
 
 
-def manifest_digest(path: Path) -> str:
-    """Return the digest of the manifest that the index of the archive `path` names."""
+def repack(folder: Path, into: Path) -> Path:
+    """Write the image that `buildah push dir:folder` left in `folder` to the archive `into`, its layers as they are."""
+    manifest = (folder / "manifest.json").read_bytes()
+    parts = json.loads(manifest)
+    draft = into.with_name(f".{into.name}")
+    with tarfile.open(draft, "w") as out:
+        _add(out, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        _add(out, "index.json", _json({"schemaVersion": 2, "manifests": [_descriptor(_MANIFEST, manifest)]}))
+        _add(out, _blob(_digest(manifest)), manifest)
+        for digest in dict.fromkeys(part["digest"] for part in (parts["config"], *parts["layers"])):
+            out.add(folder / digest.removeprefix("sha256:"), arcname=_blob(digest))
+    return draft.replace(into)
+
+
+def index_digest(path: Path) -> str:
+    """Return the digest of the index of the archive `path`, by which containerd knows the imported image."""
     with tarfile.open(path) as tar:
-        index = tar.extractfile("index.json")
-        assert index is not None
-        digest: str = json.load(index)["manifests"][0]["digest"]
-        return digest
+        return _digest(tar.extractfile("index.json").read())  # type: ignore[union-attr]
 
 
 def _layer(out: IO[bytes], files: Mapping[str, Path]) -> None:

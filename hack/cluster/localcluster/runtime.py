@@ -22,16 +22,18 @@ def load(paths: Paths, archive: Path, name: str) -> bool:
     """
     if not archive.exists():
         raise Problem(f"no such archive: {archive}")
-    if oci.manifest_digest(archive) == present(paths).get(name):
+    if oci.index_digest(archive) == present(paths).get(name):
         return False
     step(f"importing {name} ({archive.stat().st_size >> 20} MiB)")
     ctr(paths, "images", "import", "--index-name", name, archive, seconds=600)
-    wait_for(f"image {name} known to the kubelet", lambda: _managed(paths, name), 30, paths.log / "containerd.log")
+    wait_for(
+        f"image {name} known to the kubelet", lambda: _managed(paths, name), 30, paths.log / "containerd.log"
+    )
     return True
 
 
 def present(paths: Paths) -> dict[str, str]:
-    """Return the images of the node: name to manifest digest."""
+    """Return the images of the node: name to digest."""
     rows = (line.split() for line in ctr(paths, "images", "ls").splitlines()[1:])
     return {row[0]: row[2] for row in rows if len(row) > 2}
 

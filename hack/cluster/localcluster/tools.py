@@ -19,5 +19,5 @@ def load_tools(paths: Paths) -> None:
         file = binaries / f"{program}.tar"
         if not file.exists():
             config = {"Entrypoint": [f"/{program}"], "User": _USER}
-            archive(image, file, {program: binaries / program}, config)
+            archive(file, {program: binaries / program}, config)
         load(paths, file, image)
