@@ -1,0 +1,134 @@
+"""From config.json and the job's configuration to an EasyDeL module whose parameters are only shapes yet."""
+
+from pathlib import Path
+from typing import Any
+
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
+from dpojob_api.trainer_config import TrainerConfig
+
+from dpojob_trainer import easydel_compat
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.weights.checkpoint import read_json
+
+# Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
+# transposing (fused or expert tensors, Conv1D), which a shape check alone would not notice for square matrices.
+VERIFIED = ("llama", "mistral", "qwen2", "qwen3")
+# EasyDeL reads these as its own settings or as types that only torch has.
+FOREIGN_KEYS = {"torch_dtype", "dtype", "auto_map", "transformers_version", "_name_or_path"}
+
+
+def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, param_dtype: DType) -> Any:
+    """Return the module of `model_dir` with `jax.ShapeDtypeStruct` in place of arrays.
+
+    Raises:
+        TrainerError: MODEL_UNSUPPORTED.
+    """
+    easydel_compat.prepare()
+    import jax
+    import jax.numpy as jnp
+    from easydel.modules.auto.auto_configuration import get_modules_by_type
+    from flax import nnx
+
+    settings = read_json(model_dir / "config.json")
+    model_type = _supported_type(settings)
+    _check_devices(config, jax.device_count())
+    easydel_compat.keep_rotary_table_in_float32()
+    config_class, module_class = get_modules_by_type(model_type, _causal_lm())
+    module_config = config_class.from_dict(
+        {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
+    )
+    module_config.add_basic_configurations(**_settings(config, jnp.dtype(dtype.value)))
+    return module_class.lazy_init(
+        config=module_config,
+        dtype=jnp.dtype(dtype.value),
+        param_dtype=jnp.dtype(param_dtype.value),
+        precision=_precision(dtype),
+        rngs=nnx.Rngs(0),
+    )
+
+
+def is_tied(module: Any) -> bool:
+    """Whether the output head is the embedding."""
+    return bool(getattr(module.config, "tie_word_embeddings", False))
+
+
+def shardings(module: Any) -> dict[tuple[str | int, ...], Any]:
+    """Return the NamedSharding of every parameter by path, as EasyDeL's `shard_model` would choose it."""
+    from easydel.infra.utils import sanitize_partition_specs_for_shape_tree
+    from eformer.escale import match_partition_rules
+    from flax.traverse_util import flatten_dict
+    from jax.sharding import NamedSharding
+
+    shapes = module.graphtree_params_shape
+    specs = match_partition_rules(rules=module._get_partition_rules(None), tree=shapes)
+    specs, _ = sanitize_partition_specs_for_shape_tree(
+        partition_specs=specs, shape_tree=shapes, mesh=module.mesh
+    )
+    return {path: NamedSharding(module.mesh, spec) for path, spec in flatten_dict(specs).items()}
+
+
+def _causal_lm() -> Any:
+    from easydel.infra.factory import TaskType
+
+    return TaskType.CAUSAL_LM
+
+
+def _supported_type(settings: dict[str, Any]) -> str:
+    model_type = str(settings.get("model_type"))
+    if model_type not in VERIFIED:
+        raise _unsupported(
+            f"model_type {model_type} is not supported. Use a model of type {', '.join(VERIFIED)}; "
+            "custom code of a repository is never run"
+        )
+    if "quantization_config" in settings:
+        raise _unsupported("the weights are quantised. Use the model's bfloat16 or float32 weights")
+    return model_type
+
+
+def _check_devices(config: TrainerConfig, devices: int) -> None:
+    if devices != config.plan.chips:
+        raise TrainerError(
+            TrainerReason.SLICE_NOT_READY,
+            f"The mesh needs {config.plan.chips} devices and JAX sees {devices}; "
+            "a host is missing or accelerator.type does not describe the slice.",
+        )
+
+
+def _settings(config: TrainerConfig, compute: Any) -> dict[str, Any]:
+    """EasyDeL's own configuration: mesh, attention, types and lengths."""
+    from easydel.infra.etils import EasyDeLGradientCheckPointers
+
+    wanted = config.gradient_checkpointing
+    policy = "" if wanted is GradientCheckpointing.NONE else wanted.value
+    return {
+        "sharding_axis_dims": config.plan.mesh.dims(),
+        "attn_mechanism": attention_mechanism(config.attention.mechanism),
+        "attn_dtype": compute,
+        "kvdtype": compute,
+        "gradient_checkpointing": EasyDeLGradientCheckPointers(policy),
+        "freq_max_position_embeddings": config.attention.max_positions,
+        "mask_max_position_embeddings": config.attention.max_positions,
+    }
+
+
+def attention_mechanism(mechanism: AttentionMechanism) -> Any:
+    """Return EasyDeL's kernel; its own `auto` would also overwrite the attention's type by bfloat16."""
+    import jax
+    from easydel.layers.attention import AttentionMechanisms
+
+    if mechanism is AttentionMechanism.AUTO:
+        on_tpu = jax.default_backend() == "tpu"
+        mechanism = AttentionMechanism.SPLASH if on_tpu else AttentionMechanism.VANILLA
+    return AttentionMechanisms[mechanism.name]
+
+
+def _precision(dtype: DType) -> Any:
+    """Return the precision of matrix products; a TPU multiplies float32 in bfloat16 unless told otherwise."""
+    import jax
+
+    return jax.lax.Precision.HIGHEST if dtype is DType.FLOAT32 else None
+
+
+def _unsupported(problem: str) -> TrainerError:
+    return TrainerError(TrainerReason.MODEL_UNSUPPORTED, f"The model cannot be trained: {problem}.")
