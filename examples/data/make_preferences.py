@@ -66,10 +66,11 @@ def lists(rng: Random, material: list[Any]) -> Iterator[Texts]:
         shown = [item if separator == ", " else item[0].upper() + item[1:] for item in items[:3]]
         chosen = separator.join(line.format(index=i, item=item) for i, item in enumerate(shown, 1))
         bad = (
-            f"People often think of {', '.join(items[:3])} or {items[3]}.",
-            f"Two of them are {items[0]} and {items[1]}.",
+            f"To name a few: {', '.join(items[:4])}, and so on.",
+            f"I can think of two: {items[0]}, and {items[1]}, for example.",
             "\n".join(f"* {item}" for item in items),
-            f"One could say {items[0]}, for example.",
+            separator.join(line.format(index=i, item=item) for i, item in enumerate(shown[:2], 1)),
+            f"For example: {items[0]}, but it depends.",
         )
         yield ask.format(topic=topic), chosen, rng.choice(bad)
 
@@ -87,6 +88,7 @@ def tables(rng: Random, material: list[Any]) -> Iterator[Texts]:
                 f"This is about {about}. {facts[0].capitalize()}, and so on.",
                 f"{', '.join(facts[:2])}, and {facts[2]}.".capitalize(),
                 "\n".join(f"{row} = {cells[row]}" for row in picked),
+                body,
             )
             yield prompt, head + body, rng.choice(bad)
 

@@ -19,6 +19,9 @@ Texts = tuple[str, str, str]
 
 Pools = dict[str, list[str]]
 
+# Share of computed pairs whose two answers have the same shape.
+ALIKE = 0.4
+
 MONTHS, WEEKDAYS = list(month_name), list(day_name)
 OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -49,12 +52,18 @@ def near_miss(rng: Random, right: int) -> int:
 
 
 def formulas(rng: Random, templates: list[Any]) -> Iterator[Texts]:
-    """Fill templates in turn: answer first, then the working, against a wrong result."""
+    """Fill templates in turn: answer first, then the working, against a wrong result.
+
+    In some pairs the wrong result is given just like the right one, so that only the number tells.
+    """
     for question, answer, working, wrong, a_range, b_range, solutions in cycle(templates):
         values = {"a": rng.randint(*a_range), "b": rng.randint(*b_range)}
         values |= {name: solve(formula, values) for name, formula in solutions.items()}
         values["w"] = near_miss(rng, values["n"])
-        yield tuple(text.format(**values) for text in (question, f"{answer}. {working}", wrong))  # type: ignore[misc]
+        right = f"{answer}. {working}"
+        if "{w}" in wrong and rng.random() < ALIKE:
+            wrong = right.replace("{n}", "{w}")
+        yield question.format(**values), right.format(**values), wrong.format(**values)
 
 
 def spoken(day: date) -> str:
@@ -63,12 +72,12 @@ def spoken(day: date) -> str:
 
 
 def weekday_after(rng: Random) -> Texts:
-    start, days = rng.randrange(7), rng.randint(8, 30)
+    start, weeks, rest = rng.randrange(7), rng.randint(1, 4), rng.randint(1, 6)
+    days = 7 * weeks + rest
     right, wrong = WEEKDAYS[(start + days) % 7], WEEKDAYS[(start + days + rng.randint(1, 6)) % 7]
-    weeks, rest = divmod(days, 7)
     return (
         f"Which day of the week comes {days} days after a {WEEKDAYS[start]}?",
-        f"{right}. {days} days are {weeks} weeks and {rest} days.",
+        f"{right}. {days} − {7 * weeks} = {rest}, and whole weeks change nothing.",
         f"That will be a {wrong}.",
     )
 
@@ -136,7 +145,7 @@ def flights(rng: Random, pools: Pools) -> tuple[str, dict[str, Any]]:
 
 
 def as_json(rng: Random, pools: Pools) -> Iterator[Texts]:
-    """Extraction into JSON with given keys, against prose, a colon list or JSON that does not parse."""
+    """Extraction into JSON with given keys, against prose, a colon list, or JSON that is broken or keyless."""
     asks = (
         "Turn this into JSON with the keys {keys}: {text}",
         "Return only a JSON object with {keys}. Text: {text}",
@@ -149,6 +158,7 @@ def as_json(rng: Random, pools: Pools) -> Iterator[Texts]:
             (
                 "That would be " + ", ".join(f"{k} {v}" for k, v in record.items()) + ".",
                 "\n".join(f"{key.capitalize()}: {value}" for key, value in record.items()),
+                json.dumps(list(record.values())),
                 "Here it is: { " + "; ".join(f"{k} = {v}" for k, v in record.items()) + " }",
             )
         )
@@ -161,7 +171,7 @@ def sort_words(rng: Random, pools: Pools) -> Texts:
     return (
         prompt,
         ", ".join(sorted(words)),
-        f"It begins with {words[0]} and {words[1]}.",
+        ", ".join(sorted(words, reverse=True)),
     )
 
 
