@@ -6,6 +6,10 @@ Checkpoint arrays do not pass through here: EasyDeL writes them below :attr:`Out
 from pathlib import Path
 from typing import Protocol
 
+from dpojob_api.uris import parse_uri
+from dpojob_trainer.store.gcs import GcsStore
+from dpojob_trainer.store.local import LocalStore
+
 
 class OutputStore(Protocol):
     """The job's output folder. Paths are relative to it, with forward slashes."""
@@ -76,5 +80,13 @@ def open_store(uri: str) -> OutputStore:
     """Return the store behind a ``pvc://`` or ``gs://`` URI; nothing is written or read yet.
 
     STORAGE_EMULATOR_HOST is honoured for GCS.
+
+    Raises:
+        ValueError: neither pvc:// nor gs://.
     """
-    raise NotImplementedError
+    scheme = parse_uri(uri).scheme
+    if scheme == "pvc":
+        return LocalStore(uri)
+    if scheme == "gs":
+        return GcsStore(uri)
+    raise ValueError(f"{uri!r}: an output is pvc://claim/path or gs://bucket/path")
