@@ -1,0 +1,101 @@
+"""Command line of the operator: ``python -m dpojob_operator``."""
+
+import argparse
+import asyncio
+import logging
+import os
+
+import httpx
+import kopf
+from kubernetes.config import ConfigException
+from prometheus_client import start_http_server
+
+from dpojob_operator import handlers, kube, logs, metrics
+from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
+from dpojob_operator.queue import WorkQueue
+from dpojob_operator.reconcile import Reconciler
+from dpojob_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Settings:
+    """Read flags; each one's default is its environment variable."""
+    default = Settings()
+    parser = argparse.ArgumentParser(
+        prog="dpojob_operator", description="Reconciles DPOJobs into KubeRay RayJobs."
+    )
+    add = parser.add_argument
+    env = os.environ.get
+    add(
+        "--namespaces",
+        default=env("DPOJOB_NAMESPACES", ""),
+        help="comma-separated; all if empty [DPOJOB_NAMESPACES]",
+    )
+    add(
+        "--trainer-image",
+        default=env("DPOJOB_TRAINER_IMAGE"),
+        help="default trainer image [DPOJOB_TRAINER_IMAGE]",
+    )
+    port = env("DPOJOB_METRICS_PORT", str(default.metrics_port))
+    add("--metrics-port", type=int, default=port, help="0 turns metrics off [DPOJOB_METRICS_PORT]")
+    port = env("DPOJOB_PROBE_PORT", str(default.probe_port))
+    add(
+        "--probe-port",
+        type=int,
+        default=port,
+        help="liveness at /healthz; 0 turns it off [DPOJOB_PROBE_PORT]",
+    )
+    workers = env("DPOJOB_WORKERS", str(default.workers))
+    add("--workers", type=int, default=workers, help="jobs reconciled at a time [DPOJOB_WORKERS]")
+    add(
+        "--log-level",
+        default=env("DPOJOB_LOG_LEVEL", default.log_level),
+        help="DEBUG, INFO … [DPOJOB_LOG_LEVEL]",
+    )
+    given = parser.parse_args(arguments)
+    return Settings(
+        namespaces=tuple(filter(None, (name.strip() for name in given.namespaces.split(",")))),
+        trainer_image=given.trainer_image or None,
+        metrics_port=given.metrics_port,
+        probe_port=given.probe_port,
+        workers=max(1, given.workers),
+        log_level=given.log_level.upper(),
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Watch and reconcile until SIGTERM or SIGINT, which kopf handles."""
+    api = kube.ApiServer(kube.load_configuration())
+    jobs = metrics.JobCounter()
+    async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, trust_env=False) as http:
+        reconciler = Reconciler(api, Observer(api, http), settings, told=jobs.told)
+        queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile)
+        metrics.QUEUE_LENGTH.set_function(queue.__len__)
+        await kopf.operator(
+            registry=handlers.build_registry(queue, settings.workers),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            liveness_endpoint=f"http://0.0.0.0:{settings.probe_port}/healthz"
+            if settings.probe_port
+            else None,
+        )
+
+
+def main() -> int:
+    """Run the operator and return its exit code."""
+    settings = parse_arguments()
+    logs.configure(settings.log_level)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port)
+    try:
+        asyncio.run(run(settings))
+    except ConfigException as error:
+        log.critical("no connection to a cluster: %s; run in a pod or set KUBECONFIG", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

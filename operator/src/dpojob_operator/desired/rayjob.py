@@ -1,0 +1,69 @@
+"""The attempt's RayJob: one Ray cluster on one TPU slice for one run of the trainer.
+
+KubeRay's own retries are off: they have no delay, cannot tell an error of the job from a lost node and forget the
+reason. An attempt is one RayJob, and the operator decides whether another one follows.
+"""
+
+from typing import Any
+
+from dpojob_api import constants
+from dpojob_api.v1alpha1 import DPOJob, shape_of
+from dpojob_operator.desired import metadata, pods
+
+RAY_VERSION = "2.54.0"
+ENTRYPOINT = f"python -m dpojob_trainer drive --config {constants.CONFIG_PATH}"
+
+# KubeRay copies it to the RayCluster. In HTTPMode it would otherwise bring a lost head back and silently submit the
+# job again, with nobody to say that the first run is gone.
+NO_HEAD_RESTART = {"ray.io/disable-provisioned-head-restart": "true"}
+
+# Fields that RayJob CRDs older than KubeRay 1.6 lack.
+REQUIRED_FIELDS = frozenset(
+    {"preRunningDeadlineSeconds", "shutdownAfterJobFinishes", "backoffLimit", "submissionMode", "jobId"}
+)
+
+
+def build_rayjob(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
+    """Return the RayJob of one attempt; it is created once, because Kueue writes into its spec afterwards."""
+    meta = metadata.metadata(job, attempt)
+    meta["labels"] = meta["labels"] | metadata.kueue_labels(job)
+    meta["annotations"] = NO_HEAD_RESTART
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": meta,
+        "spec": {
+            "submissionMode": "HTTPMode",
+            "jobId": metadata.attempt_name(job.metadata.name, attempt),
+            "entrypoint": ENTRYPOINT,
+            "backoffLimit": 0,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 0,
+            "preRunningDeadlineSeconds": job.spec.runtime.startup_deadline_seconds,
+            "rayClusterSpec": ray_cluster_spec(job, attempt, image),
+        },
+    }
+
+
+def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
+    """Return the cluster: a head that takes no Ray tasks and one worker group that is the slice."""
+    return {
+        "rayVersion": RAY_VERSION,
+        "enableInTreeAutoscaling": False,
+        "headGroupSpec": {
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+            "template": pods.build_head(job, attempt, image),
+        },
+        "workerGroupSpecs": [
+            {
+                # Short: GKE's webhook makes host names of it, which are DNS labels.
+                "groupName": "tpu",
+                "replicas": 1,
+                "minReplicas": 1,
+                "maxReplicas": 1,
+                "numOfHosts": shape_of(job.spec).hosts,
+                "rayStartParams": {},
+                "template": pods.build_host(job, attempt, image),
+            }
+        ],
+    }

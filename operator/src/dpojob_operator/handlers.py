@@ -1,0 +1,72 @@
+"""Every kopf handler. kopf only watches here: an event names a job, and the job goes into the work queue.
+
+``on.event`` handlers write neither finalizers nor annotations, so deleting a DPOJob never waits for the operator.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import kopf
+
+from dpojob_api import constants
+from dpojob_operator.queue import WorkQueue
+from dpojob_operator.reconcile import Key
+
+log = logging.getLogger(__name__)
+
+STUCK_SECONDS = 600.0
+
+
+class StuckError(Exception):
+    """Jobs wait and none is worked on."""
+
+
+def build_registry(queue: WorkQueue[Key], workers: int) -> kopf.OperatorRegistry:
+    """Return the handlers that feed a queue and the one that runs it."""
+    registry = kopf.OperatorRegistry()
+    background: list[asyncio.Task[None]] = []
+
+    @kopf.on.event(constants.GROUP, constants.VERSION, constants.PLURAL, registry=registry)
+    async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
+        if namespace and name:
+            queue.add((namespace, name))
+
+    async def on_child(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        job = labels.get(constants.LABEL_JOB)
+        if namespace and job:
+            queue.add((namespace, job))
+
+    for resource in (("ray.io", "v1", "rayjobs"), ("ray.io", "v1", "rayclusters"), ("v1", "pods")):
+        kopf.on.event(*resource, labels={constants.LABEL_JOB: kopf.PRESENT}, registry=registry)(on_child)
+
+    @kopf.on.startup(registry=registry)
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+        configure(settings)
+        background.append(asyncio.create_task(queue.run(workers), name="work queue"))
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(**_: Any) -> None:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+    @kopf.on.probe(id="queue", registry=registry)
+    async def probe(**_: Any) -> int:
+        if len(queue) and time.monotonic() - queue.progressed_at > STUCK_SECONDS:
+            raise StuckError(f"{len(queue)} jobs wait and none was finished for {STUCK_SECONDS:.0f} s")
+        return len(queue)
+
+    return registry
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 30
+    for resource in ("rayjobs.ray.io", "rayclusters.ray.io", "pods"):
+        settings.watching.label_selectors[resource] = constants.LABEL_JOB

@@ -1,0 +1,166 @@
+"""From the API server's JSON to the frozen views of ``observed``. Nothing here fails on a missing or odd field."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from dpojob_api import constants
+from dpojob_operator.observed import ConfigMapView, PodView, RayClusterView, RayJobView, Termination
+
+LABEL_HOST_INDEX = "ray.io/replica-host-index"
+LABEL_ORIGIN = "ray.io/originated-from-cr-name"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+
+# Ordinary stages of a start; every other waiting reason is a complaint.
+QUIET_REASONS = frozenset({"ContainerCreating", "PodInitializing"})
+
+Json = Mapping[str, Any]
+
+
+def parse_time(text: object) -> datetime | None:
+    """Return an RFC 3339 time, None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def parse_int(text: object) -> int | None:
+    """Return a decimal number, None for anything else."""
+    return int(text) if isinstance(text, str) and text.isdecimal() else None
+
+
+def labels_of(body: Json) -> dict[str, str]:
+    """Return an object's labels."""
+    return dict(body.get("metadata", {}).get("labels") or {})
+
+
+def controller_uid(body: Json) -> str | None:
+    """Return the uid of an object's controller."""
+    owners = body.get("metadata", {}).get("ownerReferences") or []
+    return next((owner.get("uid") for owner in owners if owner.get("controller")), None)
+
+
+def is_deleting(body: Json) -> bool:
+    """Return whether deletion of an object has begun."""
+    return bool(body.get("metadata", {}).get("deletionTimestamp"))
+
+
+def ray_job(body: Json) -> RayJobView:
+    """Read a RayJob."""
+    meta, spec, status = body.get("metadata", {}), body.get("spec") or {}, body.get("status") or {}
+    return RayJobView(
+        name=meta.get("name", ""),
+        owner_uid=controller_uid(body),
+        created=parse_time(meta.get("creationTimestamp")),
+        started=parse_time(status.get("startTime")),
+        deleting=is_deleting(body),
+        suspended=bool(spec.get("suspend")),
+        queue=labels_of(body).get(LABEL_QUEUE),
+        job_status=status.get("jobStatus", ""),
+        deployment_status=status.get("jobDeploymentStatus", ""),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+    )
+
+
+def ray_cluster(body: Json) -> RayClusterView:
+    """Read a RayCluster."""
+    conditions = (body.get("status") or {}).get("conditions") or []
+    failure = next(
+        (
+            c.get("message")
+            for c in conditions
+            if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+        ),
+        None,
+    )
+    return RayClusterView(
+        name=body.get("metadata", {}).get("name", ""),
+        attempt=parse_int(labels_of(body).get(constants.LABEL_ATTEMPT)),
+        deleting=is_deleting(body),
+        failure=failure,
+    )
+
+
+def config_map(body: Json) -> ConfigMapView:
+    """Read the attempt's ConfigMap."""
+    return ConfigMapView(
+        owner_uid=controller_uid(body), text=(body.get("data") or {}).get(constants.CONFIG_KEY)
+    )
+
+
+def pod(body: Json) -> PodView:
+    """Read a head or host pod."""
+    meta, spec, status = body.get("metadata", {}), body.get("spec") or {}, body.get("status") or {}
+    labels = labels_of(body)
+    role = labels.get(constants.LABEL_ROLE, "")
+    index = parse_int(labels.get(LABEL_HOST_INDEX))
+    containers = [
+        *(status.get("initContainerStatuses") or []),
+        *(status.get("containerStatuses") or []),
+    ]
+    return PodView(
+        name=meta.get("name", ""),
+        role=role,
+        host_index=0 if role == constants.ROLE_HOST and index is None else index,
+        node=spec.get("nodeName"),
+        ip=status.get("podIP"),
+        phase=status.get("phase", "Pending"),
+        created=parse_time(meta.get("creationTimestamp")),
+        deleting=is_deleting(body),
+        waiting=next(filter(None, map(waiting_words, containers)), None),
+        unschedulable=unschedulable_words(status),
+        ended=termination(status),
+        evicted=joined(status.get("reason"), status.get("message")),
+    )
+
+
+def waiting_words(container: Json) -> str | None:
+    """Return why a container cannot start, None while it starts in the ordinary way."""
+    waiting = (container.get("state") or {}).get("waiting")
+    if not waiting or waiting.get("reason") in QUIET_REASONS:
+        return None
+    return joined(waiting.get("reason"), waiting.get("message"))
+
+
+def unschedulable_words(status: Json) -> str | None:
+    """Return the scheduler's reason for not placing a pod."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return joined(condition.get("reason"), condition.get("message"))
+    return None
+
+
+def termination(status: Json) -> Termination | None:
+    """Return how the Ray container, or a failed init container, ended; None while neither has."""
+    failed_init = [c for c in status.get("initContainerStatuses") or [] if exit_code(c) not in (None, 0)]
+    ended = [c for c in status.get("containerStatuses") or [] if ended_state(c)]
+    for container in (*ended, *failed_init):
+        state = ended_state(container)
+        return Termination(
+            container=container.get("name", ""),
+            exit_code=state.get("exitCode"),
+            reason=state.get("reason") or "",
+            message=state.get("message") or "",
+            finished_at=parse_time(state.get("finishedAt")),
+        )
+    return None
+
+
+def ended_state(container: Json) -> Json:
+    """Return the terminated state of a container, empty while it has not ended."""
+    return (container.get("state") or {}).get("terminated") or {}
+
+
+def exit_code(container: Json) -> int | None:
+    """Return the exit code of an ended container."""
+    code: int | None = ended_state(container).get("exitCode")
+    return code
+
+
+def joined(reason: str | None, message: str | None) -> str | None:
+    """Return ``Reason: message`` with what is there of it."""
+    return ": ".join(part for part in (reason, message) if part) or None

@@ -1,0 +1,201 @@
+"""The imperative shell: read a job, observe, decide, act, write the status once, tell what has changed."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from dpojob_api.reasons import OperatorReason
+from dpojob_api.status import Condition, DPOJobStatus
+from dpojob_api.v1alpha1 import DPOJob, plan_of
+from dpojob_operator import decide, kube, status, transitions
+from dpojob_operator.decide import Apply, Create, Delete, Kind, Plan, Stage
+from dpojob_operator.desired import configmap, rayjob
+from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
+from dpojob_operator.observe import Observer
+from dpojob_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a DPOJob."""
+
+CLEANUP_SECONDS = 5.0
+INVALID_SECONDS = 300.0
+RESOURCES: dict[Kind, kube.Resource] = {
+    Kind.CONFIG_MAP: kube.CONFIGMAPS,
+    Kind.RAY_JOB: kube.RAYJOBS,
+    Kind.RAY_CLUSTER: kube.RAYCLUSTERS,
+}
+
+
+def utc_now() -> datetime:
+    """Return the time in whole seconds, as Kubernetes keeps it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Reconciler:
+    """Brings one job at a time closer to its desired state."""
+
+    def __init__(
+        self,
+        api: kube.Kube,
+        observer: Observer,
+        settings: Settings,
+        clock: Callable[[], datetime] = utc_now,
+        told: Callable[[Key, str | None], None] = lambda key, summary: None,
+    ) -> None:
+        """Take what a reconcile needs.
+
+        Args:
+            told: is called with a job's summary after every reconcile, with None once the job is gone.
+        """
+        self._api = api
+        self._observer = observer
+        self._settings = settings
+        self._clock = clock
+        self._told = told
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Reconcile a job and return after how many seconds to look again, None if only after an event.
+
+        Raises:
+            KubeError: the API server did not answer as expected; the same reconcile may succeed later.
+        """
+        try:
+            body = await self._api.get(kube.DPOJOBS, *key)
+        except NotFoundError:
+            self._told(key, None)
+            return None
+        if body["metadata"].get("deletionTimestamp"):
+            return None
+        try:
+            job = DPOJob.from_wire(body)
+            plan_of(job.spec)
+        except (ValidationError, ValueError) as error:
+            return await self._invalid(body, error)
+        if decide.is_terminal(job.status):
+            self._told(key, job.status.summary)
+            return await self._clean_up(job)
+        return await self._advance(job, body)
+
+    async def _advance(self, job: DPOJob, body: Json) -> float | None:
+        observed = await self._observer.observe(job)
+        plan = decide.decide(job, observed, self._settings, self._clock())
+        plan = await self._carry_out(job, plan)
+        new = status.next_status(job, plan, observed, self._clock())
+        await self._write(job.status, new, body)
+        self._told((job.metadata.namespace, job.metadata.name), new.summary)
+        return CLEANUP_SECONDS if plan.stage in status.FINAL else plan.requeue_after
+
+    async def _carry_out(self, job: DPOJob, plan: Plan) -> Plan:
+        try:
+            for action in plan.actions:
+                await self._act(job, action)
+        except (InvalidError, ForbiddenError) as error:
+            log.warning("%s/%s: refused: %s", job.metadata.namespace, job.metadata.name, error)
+            return Plan(
+                Stage.STALLED,
+                plan.attempt,
+                OperatorReason.RAYJOB_REJECTED,
+                f"The API server refused the attempt's objects: {error}",
+                requeue_after=decide.STALLED_SECONDS,
+            )
+        return plan
+
+    async def _act(self, job: DPOJob, action: decide.Action) -> None:
+        namespace = job.metadata.namespace
+        match action:
+            case Apply(attempt):
+                await self._api.apply(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
+            case Create(attempt, image):
+                await self._create(rayjob.build_rayjob(job, attempt, image))
+            case Delete(kind, name):
+                log.info("%s/%s: deleting %s %s", namespace, job.metadata.name, kind.name, name)
+                await self._api.delete(RESOURCES[kind], namespace, name)
+
+    async def _create(self, body: Json) -> None:
+        meta = body["metadata"]
+        try:
+            await self._api.create(kube.RAYJOBS, body)
+            log.info("%s/%s: created RayJob", meta["namespace"], meta["name"])
+        except ConflictError:
+            # It exists since it was looked for; the next reconcile sees whose it is.
+            log.info("%s/%s: RayJob exists already", meta["namespace"], meta["name"])
+
+    async def _clean_up(self, job: DPOJob) -> float | None:
+        """Release the slice of a job that has ended; KubeRay does it for a RayJob that has."""
+        ray_job, clusters = await self._observer.leftovers(job)
+        ours = ray_job is not None and ray_job.owner_uid == job.metadata.uid
+        if ray_job is not None and ours and not ray_job.deleting and not decide.has_ended(ray_job):
+            await self._act(job, Delete(Kind.RAY_JOB, ray_job.name))
+            return CLEANUP_SECONDS
+        for cluster in clusters:
+            if not cluster.deleting:
+                await self._act(job, Delete(Kind.RAY_CLUSTER, cluster.name))
+        return CLEANUP_SECONDS if clusters or (ray_job is not None and ray_job.deleting) else None
+
+    async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> None:
+        patch = status.merge_patch(old.to_wire(), new.to_wire())
+        await self._patch(patch, old.conditions, new.conditions, body)
+
+    async def _patch(self, patch: Json, old: list[Condition], new: list[Condition], body: Json) -> None:
+        if not patch:
+            return
+        meta = body["metadata"]
+        # The version makes the server refuse a patch computed from a state that is no longer true.
+        full = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
+        await self._api.patch_status(kube.DPOJOBS, meta["namespace"], meta["name"], full)
+        for condition in transitions.transitions(old, new):
+            await self._tell(body, condition)
+
+    async def _tell(self, body: Json, condition: Condition) -> None:
+        meta = body["metadata"]
+        log.info(
+            "%s/%s: %s %s: %s",
+            meta["namespace"],
+            meta["name"],
+            condition.type,
+            condition.reason,
+            condition.message,
+        )
+        try:
+            await self._api.create(kube.EVENTS, transitions.build_event(body, condition, self._clock()))
+        except KubeError as error:
+            log.warning("event not written: %s", error)
+
+    async def _invalid(self, body: Json, error: ValueError) -> float | None:
+        meta = body["metadata"]
+        old = readable_conditions(body)
+        if decide.is_terminal(DPOJobStatus(conditions=old)):
+            return None
+        new = status.invalid_status(old, meta.get("generation", 1), explain(error), self._clock())
+        wire = {"summary": status.SUMMARY[Stage.STALLED], "conditions": [c.to_wire() for c in new]}
+        before = {key: (body.get("status") or {}).get(key) for key in wire}
+        patch = {key: value for key, value in wire.items() if before[key] != value}
+        await self._patch(patch, old, new, body)
+        self._told((meta["namespace"], meta["name"]), status.SUMMARY[Stage.STALLED])
+        return INVALID_SECONDS
+
+
+def readable_conditions(body: Json) -> list[Condition]:
+    """Return the conditions of an object that cannot be read as a whole."""
+    conditions = []
+    for raw in (body.get("status") or {}).get("conditions") or []:
+        try:
+            conditions.append(Condition.model_validate(raw))
+        except ValidationError:
+            continue
+    return conditions
+
+
+def explain(error: ValueError) -> str:
+    """Return what does not fit, by field path, at most three of them."""
+    fix = "Upgrade the operator and its CRD to the same version, or create a corrected DPOJob."
+    if not isinstance(error, ValidationError):
+        return f"{error}. {fix}"
+    found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]]
+    return f"{'; '.join(found)}. {fix}"

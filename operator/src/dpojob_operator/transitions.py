@@ -1,0 +1,51 @@
+"""Kubernetes Events for the conditions that a status write has changed: pure."""
+
+from datetime import datetime
+from typing import Any
+
+from dpojob_api import constants
+from dpojob_api.reasons import ConditionType
+from dpojob_api.status import Condition
+from dpojob_operator.words import shortened
+
+MAX_NOTE = 1000
+WARNINGS = frozenset({ConditionType.FAILED.value, ConditionType.STALLED.value})
+
+
+def transitions(old: list[Condition], new: list[Condition]) -> list[Condition]:
+    """Return the conditions that have become True, or are True for another reason than before."""
+    before = {condition.type: (condition.status, condition.reason) for condition in old}
+    return [c for c in new if c.status == "True" and before.get(c.type) != ("True", c.reason)]
+
+
+def build_event(involved: dict[str, Any], condition: Condition, now: datetime) -> dict[str, Any]:
+    """Return the Event of one transition.
+
+    Args:
+        involved: the DPOJob as the API server returned it.
+        condition: the condition after the transition.
+        now: the time, in whole seconds.
+    """
+    meta = involved["metadata"]
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+        "involvedObject": {
+            "apiVersion": constants.API_VERSION,
+            "kind": constants.KIND,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta.get("uid", ""),
+            "resourceVersion": meta.get("resourceVersion", ""),
+        },
+        "type": "Warning" if condition.type in WARNINGS else "Normal",
+        "reason": condition.reason,
+        "message": shortened(condition.message, MAX_NOTE),
+        "source": {"component": constants.FIELD_MANAGER},
+        "reportingComponent": constants.FIELD_MANAGER,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }
