@@ -70,7 +70,7 @@ def controllers(paths: Paths) -> list[Daemon]:
             f"--service-account-private-key-file={etc / 'sa.key'}", f"--root-ca-file={etc / 'ca.crt'}",
             f"--authentication-kubeconfig={etc / 'controller-manager.kubeconfig'}",
             f"--authorization-kubeconfig={etc / 'controller-manager.kubeconfig'}", "--bind-address=127.0.0.1",
-            "--use-service-account-credentials=true", "--leader-elect=false", "--allocate-node-cidrs=false",
+            "--use-service-account-credentials=true", "--leader-elect=false", "--pvclaimbinder-sync-period=1s", "--allocate-node-cidrs=false",
         ]),
         Daemon("kube-scheduler", [
             paths.bin / "kube-scheduler", f"--kubeconfig={etc / 'scheduler.kubeconfig'}", "--leader-elect=false",

@@ -106,7 +106,7 @@ def _lines(file: Path) -> Iterable[str]:
 
 
 def _remove_cgroups() -> None:
-    for parent in _hierarchies():
+    for parent in (*_hierarchies(), CGROUPS / "unified"):
         top = parent / CGROUP
         for folder in sorted((p for p in top.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
             with contextlib.suppress(OSError):

@@ -116,6 +116,7 @@ def _start_core(paths: Paths) -> None:
         daemons.terminate(daemons.pid_of(paths, "containerd") or 0, 5)
         _start_containerd(paths)
     _until(paths, "kube-apiserver", lambda: _readyz(paths), 120)
+    step("the API server is ready; starting controllers, kubelet, kube-proxy and CoreDNS")
 
 
 def _start_containerd(paths: Paths) -> None:

@@ -32,6 +32,7 @@ def apply_base(paths: Paths) -> None:
     current = (get(paths, "node", NODE) or {})["metadata"]["labels"].get("cloud.google.com/gke-tpu-topology")
     kinds = [kind for kind, topology in TOPOLOGIES.items() if topology == current]
     make_tpu_host(paths, kinds[0] if kinds else "v4-16")
+    step("the node is registered as a TPU host")
 
 
 def make_tpu_host(paths: Paths, kind: str) -> None:
