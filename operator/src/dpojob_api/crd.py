@@ -139,7 +139,7 @@ def _open_api() -> Schema:
         "properties": {
             "apiVersion": {"type": "string", "description": "apiVersion is dpojob.io/v1alpha1."},
             "kind": {"type": "string", "description": "kind is DPOJob."},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
             "spec": spec_schema() | {"description": "spec is the desired run."},
             "status": compile_model(DPOJobStatus) | {"description": "status is the observed state."},
         },

@@ -5,6 +5,8 @@ Axis names and order are EasyDeL 0.3.0's (``infra/base_config.py``): dp, fsdp, e
 
 from math import prod
 
+from pydantic import Field
+
 from dpojob_api.base import ApiModel
 
 AXES: tuple[str, ...] = ("dp", "fsdp", "ep", "tp", "sp")
@@ -13,11 +15,11 @@ AXES: tuple[str, ...] = ("dp", "fsdp", "ep", "tp", "sp")
 class ResolvedMesh(ApiModel):
     """Size of every mesh axis; their product is the number of devices."""
 
-    dp: int
-    fsdp: int
-    ep: int
-    tp: int
-    sp: int
+    dp: int = Field(description="dp is the size of the axis of replicated data parallelism.")
+    fsdp: int = Field(description="fsdp is the size of the axis of sharded data parallelism.")
+    ep: int = Field(description="ep is the size of the axis of expert parallelism.")
+    tp: int = Field(description="tp is the size of the axis of tensor parallelism.")
+    sp: int = Field(description="sp is the size of the axis of sequence parallelism.")
 
     def dims(self) -> tuple[int, int, int, int, int]:
         """Return the sizes in EasyDeL's axis order."""

@@ -281,9 +281,11 @@ ROOT_RULES = (
     Rule(
         f"size(self.metadata.name) <= {MAX_NAME}",
         f"metadata.name may have at most {MAX_NAME} characters, since KubeRay's names are derived from it; shorten it",
+        ".metadata.name",
     ),
     Rule(
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must start with a letter and hold only lower-case letters, digits and '-'",
+        ".metadata.name",
     ),
 )

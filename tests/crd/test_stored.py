@@ -1,0 +1,114 @@
+"""A stored job: no field of its spec changes, its labels do, its status only through the status sub-resource."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from dpojob_api.spec import DPOJobSpec
+
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+SECRET = {"name": "hub", "key": "token"}
+
+EDITS: dict[str, Any] = {
+    "model": {"uri": "hf://other/model"},
+    "dataset": {"seed": 1},
+    "dpo": {"beta": 0.2},
+    "training": {"maxSteps": 5},
+    "precision": {"params": "bfloat16"},
+    "mesh": {"fsdp": 1, "tp": -1},
+    "attention": {"mechanism": "splash"},
+    "gradientCheckpointing": "none",
+    "accelerator": {"type": "v5p-64"},
+    "output": {"uri": "gs://other/folder"},
+    "tracking": {"wandb": {"project": "dpo"}},
+    "credentials": {"huggingFace": SECRET},
+    "runtime": {"env": [{"name": "A", "value": "1"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def stored(admission: Any, namespace: str) -> Iterator[dict[str, Any]]:
+    body = {
+        "apiVersion": "dpojob.io/v1alpha1",
+        "kind": "DPOJob",
+        "metadata": {"name": "stored"},
+        "spec": {
+            "model": {"uri": "pvc://no-such-claim/model"},
+            "dataset": {"uri": "pvc://no-such-claim/data.jsonl"},
+            "accelerator": {"type": "v4-64"},
+            "output": {"uri": "pvc://no-such-claim-either/out"},
+        },
+    }
+    yield admission.create(body, namespace)
+
+
+def test_every_field_of_the_spec_is_tried() -> None:
+    assert set(EDITS) == {info.alias or name for name, info in DPOJobSpec.model_fields.items()}
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_edited_spec_is_refused(admission: Any, stored: dict[str, Any], field: str) -> None:
+    with pytest.raises(ApiException) as caught:
+        admission.edit(stored, {"spec": {field: EDITS[field]}}, dry_run="All")
+    assert caught.value.status == 422
+    assert f"spec.{field} is immutable; create a new DPOJob" in caught.value.body
+
+
+def test_labels_and_annotations_can_be_edited(admission: Any, stored: dict[str, Any]) -> None:
+    patch = {"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}}
+    changed = admission.edit(stored, patch, dry_run="All")
+    assert changed["metadata"]["labels"]["team"] == "a"
+    assert changed["metadata"]["annotations"]["note"] == "b"
+    assert changed["metadata"]["generation"] == stored["metadata"]["generation"]
+
+
+def test_same_spec_can_be_applied_again(admission: Any, stored: dict[str, Any]) -> None:
+    changed = admission.edit(stored, {"spec": stored["spec"]}, dry_run="All")
+    assert changed["spec"] == stored["spec"]
+
+
+def test_status_is_ignored_on_the_main_resource(admission: Any, stored: dict[str, Any]) -> None:
+    changed = admission.edit(stored, {"status": {"summary": "Forged"}}, dry_run="All")
+    assert changed.get("status", {}).get("summary") != "Forged"
+
+
+def test_unknown_condition_status_is_refused(admission: Any, stored: dict[str, Any]) -> None:
+    bad = {"type": "Running", "status": "Maybe", "reason": "A", "message": "b", "observedGeneration": 1}
+    with pytest.raises(ApiException) as caught:
+        _patch_status(
+            admission, stored, {"conditions": [bad | {"lastTransitionTime": "2026-01-01T00:00:00Z"}]}
+        )
+    assert "status.conditions[0].status" in caught.value.body
+
+
+def test_status_sub_resource_fills_the_columns(admission: Any, stored: dict[str, Any]) -> None:
+    progress = {"phase": "training", "step": 3, "totalSteps": 40, "steps": "3/40", "loss": 0.5, "eta": "2m"}
+    _patch_status(
+        admission, stored, {"summary": "Training", "attempt": 1, "progress": progress}, dry_run=None
+    )
+    meta = stored["metadata"]
+    path = f"/apis/dpojob.io/v1alpha1/namespaces/{meta['namespace']}/dpojobs/{meta['name']}"
+    table = admission.get(path, TABLE)
+    cells = dict(zip((c["name"] for c in table["columnDefinitions"]), table["rows"][0]["cells"], strict=True))
+    assert cells["Name"] == "stored"
+    assert (cells["Status"], cells["Step"], cells["Loss"], cells["ETA"]) == ("Training", "3/40", 0.5, "2m")
+    assert (cells["Attempt"], cells["Accelerator"]) == (1, "v4-64")
+
+
+def _patch_status(
+    admission: Any, stored: dict[str, Any], status: dict[str, Any], dry_run: str | None = "All"
+) -> Callable[..., Any]:
+    meta = stored["metadata"]
+    options = {"dry_run": dry_run} if dry_run else {}
+    return admission.objects.patch_namespaced_custom_object_status(  # type: ignore[no-any-return]
+        group="dpojob.io",
+        version="v1alpha1",
+        plural="dpojobs",
+        namespace=meta["namespace"],
+        name=meta["name"],
+        body={"status": status},
+        _content_type="application/merge-patch+json",
+        **options,
+    )
