@@ -94,6 +94,9 @@ def main() -> int:
     except ConfigException as error:
         log.critical("no connection to a cluster: %s; run in a pod or set KUBECONFIG", error)
         return 2
+    except (kopf.LoginError, OSError) as error:
+        log.critical("the API server does not let the operator in: %s", error)
+        return 1
     return 0
 
 

@@ -28,6 +28,8 @@ def build_registry(queue: WorkQueue[Key], workers: int) -> kopf.OperatorRegistry
     registry = kopf.OperatorRegistry()
     background: list[asyncio.Task[None]] = []
 
+    kopf.on.login(registry=registry)(kopf.login_via_client)
+
     @kopf.on.event(constants.GROUP, constants.VERSION, constants.PLURAL, registry=registry)
     async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace and name:
