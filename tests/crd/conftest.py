@@ -1,7 +1,7 @@
 """Admission by a real API server: the local cluster's, with this checkout's CRD applied to it.
 
 Objects are created with server-side dry run, so nothing is left behind; the few tests that need a stored object have a
-namespace of their own. A CRD that these tests brought along is deleted at the end.
+namespace of their own. A CRD that these tests brought along is deleted at the end, unless somebody uses it by then.
 """
 
 import json
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CRD_FILE = ROOT / "crds/dpojob.io_dpojobs.yaml"
 CRD_NAME = "dpojobs.dpojob.io"
 RESOURCE = {"group": "dpojob.io", "version": "v1alpha1", "plural": "dpojobs"}
+NAMESPACE_PREFIX = "crd-tests-"
 DEADLINE_SECONDS = 60
 
 Manifest = dict[str, Any]
@@ -119,7 +120,7 @@ def established_crd(api_client: client.ApiClient) -> Iterator[Manifest]:
         _content_type="application/apply-patch+yaml",
     )
     yield _wait_established(definitions)
-    if not was_there:
+    if not was_there and not _jobs_of_others(api_client):
         definitions.delete_custom_resource_definition(CRD_NAME)
         _wait(lambda: not _exists(definitions), "the CRD to be deleted")
 
@@ -133,7 +134,7 @@ def admission(api_client: client.ApiClient, established_crd: Manifest) -> Admiss
 def namespace(api_client: client.ApiClient) -> Iterator[str]:
     """A namespace of this run, gone afterwards."""
     core = client.CoreV1Api(api_client)
-    name = f"crd-tests-{uuid.uuid4().hex[:8]}"
+    name = f"{NAMESPACE_PREFIX}{uuid.uuid4().hex[:8]}"
     core.create_namespace({"metadata": {"name": name}})
     yield name
     core.delete_namespace(name)
@@ -184,6 +185,13 @@ def _exists(definitions: client.ApiextensionsV1Api) -> bool:
             return False
         raise
     return True
+
+
+def _jobs_of_others(api: client.ApiClient) -> list[str]:
+    items = client.CustomObjectsApi(api).list_cluster_custom_object(**RESOURCE)["items"]
+    return [
+        i["metadata"]["name"] for i in items if not i["metadata"]["namespace"].startswith(NAMESPACE_PREFIX)
+    ]
 
 
 def _wait_established(definitions: client.ApiextensionsV1Api) -> Manifest:
