@@ -15,7 +15,7 @@ from typing import Literal
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
-from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub import HfApi, get_token, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -29,11 +29,13 @@ from dpojob_trainer.sources.layout import MODEL_FILES, layout_problem
 from dpojob_trainer.sources.retrying import causes, first_line, response_of, with_retries
 
 logger = logging.getLogger(__name__)
+PUBLIC_FILES = ("README.md", ".gitattributes")
 RepoType = Literal["model", "dataset"]
 NOT_FOUND: dict[RepoType, TrainerReason] = {
     "model": TrainerReason.MODEL_NOT_FOUND,
     "dataset": TrainerReason.DATASET_NOT_FOUND,
 }
+BAD_TOKEN = "Invalid credentials"
 TOKEN_HOW = "a Secret with a Hugging Face access token and spec.credentials.huggingFace naming it"
 
 
@@ -46,7 +48,7 @@ def download_model(name: str, revision: str | None, workdir: Path) -> Path:
     """Download config, tokenizer and safetensors of ``org/name`` and return the folder of that commit."""
     with translated("model", name, revision):
         commit, files = resolve("model", name, revision)
-        if problem := layout_problem(files):
+        if problem := layout_problem(file for file in files if "/" not in file):
             raise TrainerError(TrainerReason.MODEL_NOT_FOUND, f"hf://{name} {problem}")
         folder = with_retries(
             f"download of {name}",
@@ -66,7 +68,8 @@ def download_model(name: str, revision: str | None, workdir: Path) -> Path:
 def load_split(name: str, revision: str | None, split: str, workdir: Path) -> Dataset:
     """Read one split of the data set ``org/name`` through ``datasets``; Parquet, JSON and the like, never a script."""
     with translated("dataset", name, revision):
-        commit, _ = resolve("dataset", name, revision)
+        commit, files = resolve("dataset", name, revision)
+        check_access(name, commit, files)
         # The hf:// form is never taken for a local folder of the same name.
         rows = with_retries(
             f"download of data set {name}",
@@ -84,8 +87,16 @@ def resolve(repo_type: RepoType, name: str, revision: str | None) -> tuple[str, 
         f"look-up of {name}",
         lambda: HfApi(endpoint=endpoint()).repo_info(name, repo_type=repo_type, revision=revision),
     )
-    files = [sibling.rfilename for sibling in info.siblings or []]
-    return str(info.sha), [file for file in files if "/" not in file]
+    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+
+
+def check_access(name: str, commit: str, files: list[str]) -> None:
+    """Ask for a data file's metadata: ``datasets`` loses the Hub's answer for a gated repository on the way."""
+    if data := [file for file in files if file not in PUBLIC_FILES]:
+        url = hf_hub_url(name, data[0], repo_type="dataset", revision=commit, endpoint=endpoint())
+        with_retries(
+            f"look-up of {data[0]}", lambda: HfApi(endpoint=endpoint()).get_hf_file_metadata(url=url)
+        )
 
 
 @contextmanager
@@ -120,12 +131,12 @@ def explain(error: Exception, repo_type: RepoType, name: str, revision: str | No
 def explain_access(chain: list[BaseException], name: str) -> TrainerError | None:
     """Recognise gated, disabled and private repositories and tokens that are not valid."""
     response = response_of(chain[0])
-    status = response.status_code if response is not None else 0
+    status = status_of(chain)
     if has(chain, GatedRepoError):
         message = f"hf://{name} is gated. " + gated_fix(name)
     elif has(chain, DisabledRepoError):
         message = f"hf://{name} was disabled on the Hub. Use another repository."
-    elif status == 401 and not has(chain, RepositoryNotFoundError):
+    elif status == 401 and response is not None and BAD_TOKEN in response.headers.get("X-Error-Message", ""):
         message = (
             f"the Hub does not accept the access token for hf://{name}. Put a valid token into the Secret."
         )
@@ -149,7 +160,7 @@ def explain_missing(
     """Recognise repositories and revisions that do not exist."""
     if has(chain, RevisionNotFoundError):
         message = f"hf://{name} has no revision {revision!r}. Name a branch, tag or commit that exists, or leave revision out."
-    elif has(chain, RepositoryNotFoundError):
+    elif has(chain, RepositoryNotFoundError) or status_of(chain) == 401:
         private = (
             f"if it is private, create {TOKEN_HOW}"
             if get_token() is None
@@ -221,6 +232,12 @@ def explain_data(chain: list[BaseException], name: str) -> TrainerError | None:
             f"hf://{name} cannot be read: {first_line(chain[-1])}. Correct its files.",
         )
     return None
+
+
+def status_of(chain: list[BaseException]) -> int:
+    """Return the HTTP status that ended a request, 0 if there was no answer."""
+    response = response_of(chain[0])
+    return response.status_code if response is not None else 0
 
 
 def has(chain: list[BaseException], kind: type[BaseException]) -> bool:
