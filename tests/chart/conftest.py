@@ -62,24 +62,43 @@ class Rendered:
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    local = ROOT / ".cluster/bin/helm"
-    binary = str(local) if local.exists() else shutil.which("helm")
-    if not binary:
-        pytest.fail("no helm: run make cluster-build", pytrace=False)
-    return Helm(binary)
+    return Helm(_program("helm"))
 
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Callable[..., Rendered]:
-    """Render the chart as release ``dpojob`` in namespace ``dpojob-system``."""
+    """Render the chart, by default as release ``dpojob`` in namespace ``dpojob-system``."""
 
-    def with_values(values: Manifest | None = None, release: str = "dpojob") -> Rendered:
+    def with_values(
+        values: Manifest | None = None, release: str = "dpojob", namespace: str = "dpojob-system"
+    ) -> Rendered:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values or {}, file)
             file.flush()
             text = helm.succeed(
-                "template", release, str(CHART), "--namespace", "dpojob-system", "--values", file.name
+                "template", release, str(CHART), "--namespace", namespace, "--values", file.name
             )
         return Rendered([o for o in yaml.safe_load_all(text) if o])
 
     return with_values
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    path = Path(os.environ.get("KUBECONFIG") or ROOT / ".cluster/etc/admin.kubeconfig")
+    if not path.exists():
+        pytest.fail(f"no cluster: {path} does not exist; run make cluster-up", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cluster_helm(kubeconfig: Path) -> Helm:
+    return Helm(_program("helm"), kubeconfig)
+
+
+def _program(name: str) -> str:
+    local = ROOT / ".cluster/bin" / name
+    found = str(local) if local.exists() else shutil.which(name)
+    if not found:
+        pytest.fail(f"no {name}: run make cluster-build", pytrace=False)
+    return found
