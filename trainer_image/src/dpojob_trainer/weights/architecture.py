@@ -6,7 +6,6 @@ from typing import Any
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
-
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.weights.checkpoint import read_json

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dpojob_api.reasons import TrainerReason
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dpojob_api.reasons import TrainerReason
-from dpojob_api.trainer_config import TrainerConfig
 from numpy.typing import NDArray
 
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.weights.checkpoint import INDEX_FILE, SINGLE_FILE, read_json
 from dpojob_trainer.weights.gather import agree, is_writer, to_host

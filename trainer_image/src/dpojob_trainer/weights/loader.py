@@ -6,7 +6,6 @@ from typing import Any
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType
 from dpojob_api.trainer_config import TrainerConfig
-
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.weights.architecture import abstract_module, is_tied, shardings
 from dpojob_trainer.weights.checkpoint import (

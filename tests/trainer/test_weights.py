@@ -1,0 +1,402 @@
+"""Weights in and out on real EasyDeL modules: bit-exact, on several meshes and processes, without torch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+if "jax" not in sys.modules:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from tests.trainer import tiny_models as tiny
+
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.spec import DType
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.weights import export_model, gather, load_model
+
+pytestmark = pytest.mark.jax
+REPOSITORY = Path(__file__).parents[2]
+FSDP = {"dp": 1, "fsdp": 8, "ep": 1, "tp": 1, "sp": 1}
+MIXED = {"dp": 1, "fsdp": 2, "ep": 1, "tp": 2, "sp": 2}
+FAMILIES = {"qwen3": tiny.QWEN3, "llama": tiny.LLAMA, "qwen2": tiny.QWEN2, "mistral": tiny.MISTRAL}
+TOLERANCE = 5e-6
+
+WORKER = """
+import sys
+from pathlib import Path
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import easydel_compat
+easydel_compat.prepare()
+import jax
+config, source, target, coordinator, index, torch_there = sys.argv[1:]
+if coordinator:
+    jax.distributed.initialize(coordinator, 2, int(index), initialization_timeout=120)
+from dpojob_trainer.weights import export_model, load_model
+config = TrainerConfig.model_validate_json(config)
+model = load_model(Path(source), config)
+export_model(model, config, Path(source), Path(target))
+assert ("torch" in sys.modules) <= (torch_there == "yes")
+print("devices", jax.device_count(), "processes", jax.process_count())
+"""
+
+
+def configuration(
+    mesh: dict[str, int], params: str = "float32", compute: str = "float32", **extra: Any
+) -> TrainerConfig:
+    """A trainer configuration for `mesh`, on one pretended host."""
+    devices = prod(mesh.values())
+    plan = {"acceleratorType": "v4-16", "topology": "2x2x2", "chips": devices, "hosts": 1}
+    return TrainerConfig.model_validate(
+        {
+            "job": {"name": "tiny", "namespace": "default", "uid": "0", "attempt": 1},
+            "model": {"uri": "pvc://inputs/tiny"},
+            "dataset": {"uri": "pvc://inputs/data.json"},
+            "dpo": {},
+            "training": {},
+            "precision": {"params": params, "compute": compute},
+            "plan": plan | {"chipsPerHost": devices, "mesh": mesh},
+            "generation": "v4",
+            "attention": {"maxPositions": 128},
+            "gradientCheckpointing": "none",
+            "output": {"uri": "pvc://outputs/tiny"},
+            "tracking": {},
+            "launcher": "slice",
+            "platform": "cpu",
+        }
+        | extra
+    )
+
+
+def stored(directory: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, shape and bytes of every tensor in `directory`."""
+    found = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                value = opened.get_tensor(name)
+                found[name] = (str(value.dtype), value.shape, value.tobytes())
+    return found
+
+
+def head_less(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors without the output head."""
+    return {name: value for name, value in tensors.items() if name != "lm_head.weight"}
+
+
+def reason(directory: Path, mesh: dict[str, int] = FSDP) -> TrainerError:
+    """The error that loading `directory` ends with."""
+    with pytest.raises(TrainerError) as caught:
+        load_model(directory, configuration(mesh))
+    return caught.value
+
+
+@pytest.mark.parametrize("mesh", [FSDP, MIXED], ids=["fsdp8", "fsdp2-tp2-sp2"])
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_round_trip_is_bit_exact(
+    family: str, dtype: str, tied: bool, shards: int, mesh: dict[str, int], tmp_path: Path
+) -> None:
+    base = tiny.write_model(tmp_path / "base", FAMILIES[family], dtype=dtype, tied=tied, shards=shards)
+    config = configuration(mesh, params=dtype)
+    export_model(load_model(base, config), config, base, tmp_path / "out", max_shard_bytes=200_000 * shards)
+    assert stored(tmp_path / "out") == stored(base)
+
+
+def run_workers(
+    config: TrainerConfig, base: Path, out: Path, processes: int, devices: int, **environment: str
+) -> list[str]:
+    """Load and export in fresh processes with `devices` virtual devices each; return what they print."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}" if processes > 1 else ""
+    flags = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": f"{REPOSITORY}/operator/src:{REPOSITORY}/trainer_image/src",
+    }
+    options = ["-S"] if environment else []
+    torch_there = "no" if environment else "yes"
+    running = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *options,
+                "-c",
+                WORKER,
+                config.to_json(),
+                base,
+                out,
+                address,
+                str(n),
+                torch_there,
+            ],
+            env=os.environ | flags | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(processes)
+    ]
+    finished = [process.communicate(timeout=300) for process in running]
+    for process, (_, errors) in zip(running, finished, strict=True):
+        assert process.returncode == 0, errors[-4000:]
+    return [output.strip().splitlines()[-1] for output, _ in finished]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_one_device_and_no_torch_on_the_machine(family: str, tmp_path: Path) -> None:
+    """The process sees every installed package except torch, as in the trainer image."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not entry.name.startswith(("torch", "functorch")):
+            (packages / entry.name).symlink_to(entry)
+    base = tiny.write_model(tmp_path / "base", FAMILIES[family], dtype="bfloat16")
+    path = f"{packages}:{REPOSITORY}/operator/src:{REPOSITORY}/trainer_image/src"
+    config = configuration(dict.fromkeys(FSDP, 1), params="bfloat16")
+    printed = run_workers(config, base, tmp_path / "out", 1, 1, PYTHONPATH=path)
+    assert printed == ["devices 1 processes 1"]
+    assert stored(tmp_path / "out") == stored(base)
+
+
+def test_two_processes_write_one_directory(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3, tied=False, shards=2)
+    printed = run_workers(configuration(MIXED), base, tmp_path / "out", 2, 4)
+    assert printed == ["devices 8 processes 2"] * 2
+    assert stored(tmp_path / "out") == stored(base)
+
+
+def logits(model: Any, ids: np.ndarray) -> np.ndarray:
+    """Logits `[batch, seq, vocabulary]` of an EasyDeL module."""
+    import jax.numpy as jnp
+
+    with model.mesh:
+        output = model(input_ids=jnp.asarray(ids), attention_mask=jnp.ones_like(ids))
+    return np.asarray(output.logits)
+
+
+def reference_logits(directory: Path, ids: np.ndarray) -> np.ndarray:
+    """Logits of transformers and torch for the same directory."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor(ids)).logits)
+
+
+IDS = np.random.default_rng(1).integers(3, tiny.VOCABULARY, (8, 96))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_logits_equal_those_of_transformers(family: str, tied: bool, tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", FAMILIES[family], tied=tied)
+    config = configuration(MIXED)
+    model = load_model(base, config)
+    found = logits(model, IDS)
+    export_model(model, config, base, tmp_path / "out")
+    np.testing.assert_allclose(found, reference_logits(base, IDS), atol=TOLERANCE, rtol=0)
+    np.testing.assert_array_equal(reference_logits(tmp_path / "out", IDS), reference_logits(base, IDS))
+
+
+def test_rope_settings_as_transformers_5_writes_them(tmp_path: Path) -> None:
+    rope = {"rope_theta": 100000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, rope_parameters=rope)
+    settings = json.loads((base / "config.json").read_text())
+    del settings["rope_theta"]
+    (base / "config.json").write_text(json.dumps(settings))
+    found = logits(load_model(base, configuration(FSDP)), IDS)
+    np.testing.assert_allclose(found, reference_logits(base, IDS), atol=TOLERANCE, rtol=0)
+
+
+def test_reference_model_in_another_precision(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
+    model = load_model(base, configuration(FSDP), param_dtype=DType.BFLOAT16)
+    kernel = np.asarray(model.model.layers[1].mlp.up_proj.kernel.get_value())
+    original = tiny.random_parameters(json.loads((base / "config.json").read_text()), "float32", 0)
+    expected = original["model.layers.1.mlp.up_proj.weight"].T.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+def test_float16_weights_become_float32_exactly(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3, dtype="float16")
+    config = configuration(FSDP)
+    export_model(load_model(base, config), config, base, tmp_path / "out")
+    for name, (dtype, shape, value) in stored(tmp_path / "out").items():
+        assert dtype == "float32"
+        half = np.frombuffer(stored(base)[name][2], np.float16).reshape(shape)
+        np.testing.assert_array_equal(np.frombuffer(value, np.float32).reshape(shape), half)
+    assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "float32"
+
+
+def test_parameters_are_distributed_and_settings_arrive(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
+    model = load_model(
+        base, configuration(FSDP, compute="bfloat16", gradientCheckpointing="nothing_saveable")
+    )
+    kernel = model.model.layers[0].mlp.up_proj.kernel.get_value()
+    assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 8}
+    assert model.config.attn_mechanism == "vanilla"
+    assert str(model.config.attn_dtype) == "bfloat16"
+    assert model.config.gradient_checkpointing == "nothing_saveable"
+    table = model.frequencies.value
+    assert (table.shape[0], str(table.dtype)) == (128, "float32")
+
+
+def test_each_number_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpojob_trainer.weights.checkpoint import Checkpoint
+
+    original, sizes = Checkpoint.read, dict[str, int]()
+
+    def recorded(self: Checkpoint, name: str, index: tuple[slice, ...]) -> Any:
+        part = original(self, name, index)
+        sizes[name] = sizes.get(name, 0) + part.size
+        return part
+
+    monkeypatch.setattr(Checkpoint, "read", recorded)
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
+    load_model(base, configuration(FSDP))
+    assert sizes == {name: prod(shape) for name, (_, shape, _) in stored(base).items()}
+
+
+def test_gradients_reach_every_parameter_of_a_tied_model(tmp_path: Path) -> None:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
+    model = load_model(base, configuration(FSDP, gradientCheckpointing="nothing_saveable"))
+    graph, params, others = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: Any) -> Any:
+        output = nnx.merge(graph, params, others)(input_ids=jnp.asarray(IDS[:, :16]))
+        return jnp.square(output.logits).mean()
+
+    with model.mesh:
+        gradients = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+    assert len(gradients) == len(stored(base))
+    assert all(float(jnp.abs(gradient).max()) > 0 for gradient in gradients)
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    settings = tiny.SHAPE | tiny.QWEN3 | {"tie_word_embeddings": True}
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
+    good = tiny.random_parameters(settings, "float32", 0)
+    name = "model.layers.1.mlp.up_proj.weight"
+    broken = {
+        f"lacks {name}": {key: value for key, value in good.items() if key != name},
+        "has no score.weight": good | {"score.weight": np.zeros((2, 64), np.float32)},
+        f"{name} has shape [64, 128] instead of [128, 64]": good | {name: good[name].T.copy()},
+        f"{name} is stored as I8": good | {name: good[name].astype(np.int8)},
+    }
+    for words, parameters in broken.items():
+        tiny.write_parameters(base, parameters)
+        error = reason(base)
+        assert error.reason is TrainerReason.MODEL_UNSUPPORTED
+        assert words in error.message
+
+
+def test_harmless_extra_tensors_are_left_out(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
+    parameters = tiny.random_parameters(json.loads((base / "config.json").read_text()), "float32", 0)
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
+    head = {"lm_head.weight": parameters["model.embed_tokens.weight"].copy()}
+    tiny.write_parameters(base, parameters | extra | head)
+    config = configuration(FSDP)
+    export_model(load_model(base, config), config, base, tmp_path / "out")
+    assert set(stored(tmp_path / "out")) == set(parameters)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "acme_custom"])
+def test_other_architectures_are_refused_with_the_list(model_type: str, tmp_path: Path) -> None:
+    code = {"AutoModelForCausalLM": "modeling_acme.AcmeForCausalLM"}
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA | {"model_type": model_type, "auto_map": code})
+    error = reason(base)
+    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
+    assert model_type in error.message
+    assert "llama, mistral, qwen2, qwen3" in error.message
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, quantization_config={"quant_method": "gptq"})
+    assert "quantised" in reason(base).message
+
+
+def test_broken_directories_are_not_found(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    errors = [reason(base)]
+    weights.unlink()
+    errors.append(reason(base))
+    (base / "config.json").write_text("{")
+    errors.append(reason(base))
+    assert {error.reason for error in errors} == {TrainerReason.MODEL_NOT_FOUND}
+    words = ["fetch the model again", "only safetensors", "config.json"]
+    assert [word in error.message for word, error in zip(words, errors, strict=True)] == [True] * 3
+
+
+def test_too_few_devices(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
+    error = reason(base, FSDP | {"fsdp": 16})
+    assert error.reason is TrainerReason.SLICE_NOT_READY
+    assert "needs 16 devices and JAX sees 8" in error.message
+
+
+def test_export_is_a_whole_model_directory(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
+    (base / "modeling_acme.py").write_text("raise SystemExit")
+    config, out = configuration(FSDP, params="bfloat16"), tmp_path / "deep/out"
+    model = load_model(base, config)
+    for limit in (2_000_000_000, 100_000):
+        export_model(model, config, base, out, max_shard_bytes=limit)
+    same = ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    assert all((out / name).read_bytes() == (base / name).read_bytes() for name in same)
+    settings = json.loads((out / "config.json").read_text())
+    assert settings == json.loads((base / "config.json").read_text()) | {"torch_dtype": "bfloat16"}
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(stored(out))
+    assert index["metadata"]["total_size"] == sum(len(value) for _, _, value in stored(out).values())
+    assert not (out / "modeling_acme.py").exists()
+    assert [entry.name for entry in out.parent.iterdir()] == ["out"]
+    assert (
+        AutoTokenizer.from_pretrained(out)
+        .apply_chat_template([{"role": "user", "content": "yes"}], tokenize=False)
+        .startswith("<|im_start|>user")
+    )
+
+
+def test_export_that_cannot_be_written(tmp_path: Path) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
+    (tmp_path / "file").write_text("")
+    config = configuration(FSDP)
+    with pytest.raises(TrainerError) as caught:
+        export_model(load_model(base, config), config, base, tmp_path / "file" / "out")
+    assert caught.value.reason is TrainerReason.EXPORT_FAILED
+    assert "Not a directory" in caught.value.message
+
+
+def test_rows_of_a_large_tensor_are_gathered_in_parts() -> None:
+    ranges = gather.row_ranges((151_936, 5120), 4)
+    assert (ranges[0][0], ranges[-1][1]) == (0, 151_936)
+    assert all(a[1] == b[0] for a, b in pairwise(ranges))
+    assert all((stop - start) * 5120 * 4 <= gather.CHUNK_BYTES for start, stop in ranges)
