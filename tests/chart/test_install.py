@@ -55,6 +55,16 @@ def users(api: client.ApiClient, namespace: str, release: str) -> None:
         client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(namespace, binding)
 
 
+@pytest.fixture(scope="module")
+def pod(api: client.ApiClient, release: str, namespace: str) -> Any:
+    """Return the operator's pod once it is ready."""
+    core = client.CoreV1Api(api)
+    images = [image for node in core.list_node().items for image in node.status.images or []]
+    if ":".join(IMAGE) not in {name for image in images for name in image.names or []}:
+        pytest.fail(f"{':'.join(IMAGE)} is not on the node; run make images", pytrace=False)
+    return wait(lambda: _ready_pod(core, namespace), "the operator's pod to be ready")
+
+
 def new_namespace(api: client.ApiClient) -> Iterator[str]:
     core = client.CoreV1Api(api)
     name = f"chart-tests-{uuid.uuid4().hex[:8]}"
@@ -205,16 +215,6 @@ class TestUsers:
 
 class TestRunning:
     """With the real operator image."""
-
-    @pytest.fixture(scope="class")
-    def pod(self, api: client.ApiClient, release: str, namespace: str) -> Any:
-        core = client.CoreV1Api(api)
-        names = {
-            name for node in core.list_node().items for image in node.status.images for name in image.names
-        }
-        if ":".join(IMAGE) not in names:
-            pytest.fail(f"{':'.join(IMAGE)} is not on the node; run make images", pytrace=False)
-        return wait(lambda: _ready_pod(core, namespace), "the operator's pod to be ready")
 
     def test_health_and_metrics_are_served(self, api: client.ApiClient, pod: Any, namespace: str) -> None:
         core = client.CoreV1Api(api)

@@ -1,0 +1,27 @@
+"""Every condition and reason is a CamelCase word with a sentence, and is in the reference."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dpojob_api.reasons import ConditionType, Documented, OperatorReason, TrainerReason
+
+REFERENCE = (Path(__file__).resolve().parents[2] / "docs/reference/conditions.md").read_text()
+WORDS: list[Documented] = [*ConditionType, *OperatorReason, *TrainerReason]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=str)
+def test_word_is_documented(word: Documented) -> None:
+    assert re.fullmatch(r"([A-Z][a-z]+|RayJob|KubeRay)+", word.value)
+    assert re.fullmatch(r"[A-Za-z].+\.", word.doc)
+    assert f"| `{word.value}` |" in REFERENCE
+
+
+def test_words_stay_strings() -> None:
+    assert f"{TrainerReason.SUCCEEDED}" == "Succeeded"
+    assert TrainerReason("HostLost") is TrainerReason.HOST_LOST
+
+
+def test_reasons_that_both_sides_give_mean_the_same() -> None:
+    assert {word.value for word in OperatorReason} & {word.value for word in TrainerReason} == {"HostLost"}
