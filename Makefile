@@ -56,6 +56,9 @@ install: images ## Install KubeRay and our chart into the local cluster
 	@eval "$$($(CLUSTER) env)" && kubectl -n dpojob-system rollout restart deploy/dpojob-operator >/dev/null \
 	  && kubectl -n dpojob-system rollout status deploy/dpojob-operator --timeout=120s
 
+bench-spine: venv install ## Measure the stages of a job, the operator and the hosts
+	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PY) -m benchmarks.spine --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)"
+
 test-cluster: venv install ## Admission, chart and operator on the local cluster's API server
 	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/crd tests/chart tests/integration
 
@@ -68,6 +71,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## All tests
 
-.PHONY: help venv lock generate verify fmt test-unit test-trainer images install test-cluster test-e2e demo test
+.PHONY: help venv lock generate verify fmt test-unit test-trainer images install test-cluster test-e2e bench-spine demo test
 
 -include hack/cluster/cluster.mk
