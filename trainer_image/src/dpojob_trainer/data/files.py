@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DatasetSpec
 from dpojob_api.uris import parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources import fetch_dataset_files
+from dpojob_trainer.sources.hub import NO_ROWS
 from dpojob_trainer.sources.hub import load_split as load_hub_split
 from dpojob_trainer.sources.retrying import causes, first_line
 
@@ -109,9 +109,7 @@ def unreadable(uri: str, files: list[Path], error: Exception) -> TrainerError:
     """Say which data could not be read and what the reader's words were."""
     chain = list(causes(error))
     words = first_line(chain[-1])
-    if isinstance(error, DatasetGenerationError) and "SchemaInferenceError" in {
-        type(e).__name__ for e in chain
-    }:
+    if NO_ROWS in str(error):
         return TrainerError(TrainerReason.DATASET_EMPTY, f"{uri} has no rows. Put pairs into it.")
     names = ", ".join(file.name for file in files[:5])
     return TrainerError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, disable_progress_bars
 from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -78,6 +78,7 @@ def prepare(config: TrainerConfig, model_dir: Path, workdir: Path | None = None)
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="dpojob-data-") as folder:
             return prepare(config, model_dir, Path(folder))
+    disable_progress_bars()
     tokenizer = load_tokenizer(model_dir)
     lengths = Lengths(config.dpo.max_prompt_length, config.dpo.max_completion_length)
     train_rows, eval_rows = load_rows(config.dataset, workdir)

@@ -35,6 +35,8 @@ NOT_FOUND: dict[RepoType, TrainerReason] = {
     "model": TrainerReason.MODEL_NOT_FOUND,
     "dataset": TrainerReason.DATASET_NOT_FOUND,
 }
+# The words of `datasets` for a split without rows.
+NO_ROWS = "corresponds to no data"
 BAD_TOKEN = "Invalid credentials"
 TOKEN_HOW = "a Secret with a Hugging Face access token and spec.credentials.huggingFace naming it"
 
@@ -225,6 +227,10 @@ def explain_data(chain: list[BaseException], name: str) -> TrainerError | None:
         return TrainerError(
             TrainerReason.DATASET_NOT_FOUND,
             f"hf://{name} has no Parquet or JSON files. Upload the data there.",
+        )
+    if NO_ROWS in text:
+        return TrainerError(
+            TrainerReason.DATASET_EMPTY, f"hf://{name} has no rows in this split. Put pairs into it."
         )
     if has(chain, DatasetGenerationError):
         return TrainerError(
