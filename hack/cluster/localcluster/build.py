@@ -134,7 +134,7 @@ def _build_one(paths: Paths, program: Program) -> tuple[Path, float]:
 
 def _compile(paths: Paths, program: Program, into: Path) -> None:
     for output, package in program.outputs.items():
-        command = ["go", "build", *_flags(paths, program), "-o", into / output, package]
+        command: list[str | Path] = ["go", "build", *_flags(paths, program), "-o", into / output, package]
         log = paths.cache / "log" / f"build-{output}.log"
         run_logged(
             command, log, f"compiling {output}", env=_environment(), cwd=_source(paths, program), seconds=4800

@@ -63,8 +63,8 @@ def _system() -> Iterator[str]:
         yield "it is not Debian or Ubuntu; use one of them, a virtual machine is fine"
     if os.geteuid():
         yield "you are not root; run the same command with sudo"
-    if sys.version_info < (3, 11):
-        yield f"Python is {sys.version.split()[0]}, needed is 3.11 or newer; apt-get install python3.11"
+    if sys.version_info[:2] != (3, 11) and not shutil.which("python3.11"):
+        yield f"Python 3.11 is missing, python3 is {sys.version.split()[0]}; apt-get install python3.11 python3.11-venv"
 
 
 def _go() -> Iterator[str]:
@@ -80,7 +80,7 @@ def _go() -> Iterator[str]:
 def _room(paths: Paths) -> Iterator[str]:
     paths.cache.mkdir(parents=True, exist_ok=True)
     cold = not any((paths.cache / "bin").glob("kubernetes-*/kube"))
-    needed = 15 if cold else 6
+    needed = 20 if cold else 8
     free = shutil.disk_usage(paths.cache).free / GIB
     if free < needed:
         yield f"{free:.1f} GiB are free under {paths.cache}, needed are {needed}; free some or set DPOJOB_CACHE"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from . import build, check, images, kuberay, lifecycle, objects, runtime
@@ -40,11 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(action=action)
         return sub
 
-    add(
-        "check",
-        lambda p, _: _say(check.check(p), "this machine can run the local cluster"),
-        "check prerequisites",
-    )
+    add("check", _check, "check prerequisites and install missing packages")
     add("build", _build, "compile the programs that the cache lacks").add_argument("program", nargs="*")
     add("up", _up, "build what is missing and bring the cluster up")
     add("down", _down, "stop the cluster").add_argument(
@@ -55,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("store", lambda p, _: print(p.store), "print the folder behind the pvc:// stores")
     add("env", _env, "print shell settings: eval $(hack/cluster/cluster env)")
     add("images", _images, "list the images of the node")
-    load = add("load", lambda p, o: _say(runtime.load(p, o.archive, o.name)), "import an OCI archive")
+    load = add("load", _load, "import an OCI archive")
     load.add_argument("archive", type=Path)
     load.add_argument("name")
     _image_options(add("image", _image, "build a Dockerfile, or take it from the cache, and import it"))
@@ -75,11 +72,17 @@ def _image_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--build-only", action="store_true", help="do not import it; print the archive")
 
 
-def _say(_: object, message: str = "done") -> None:
-    step(message)
+def _check(paths: Paths, _: argparse.Namespace) -> None:
+    check.check(paths)
+    step("this machine can run the local cluster")
 
 
-def _machine(what: str):  # type: ignore[no-untyped-def]
+def _load(paths: Paths, options: argparse.Namespace) -> None:
+    done = "imported" if runtime.load(paths, options.archive, options.name) else "there already"
+    step(f"{options.name}: {done}")
+
+
+def _machine(what: str) -> AbstractContextManager[None]:
     return locked(MACHINE.with_suffix(".lock"), what)
 
 

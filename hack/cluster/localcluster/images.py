@@ -122,6 +122,8 @@ def _stage(context: Path, sources: list[str], into: Path) -> None:
 def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archive: Path, into: Path) -> None:
     log = paths.cache / "log" / f"image-{into.stem}.log"
     with locked(paths.cache / "images/.buildah.lock", "buildah"), tempfile.TemporaryDirectory() as secrets:
+        # A build that was killed leaves its working container mounted.
+        run([*_buildah(paths), "rm", "--all"], check=False)
         _have_base(paths, base_archive)
         command = [*_buildah(paths), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--layers=false",
                    "--timestamp", _EPOCH, "--format", "oci", *_secrets(Path(secrets)), "--build-arg", f"BASE_IMAGE={BASE}",
@@ -172,7 +174,8 @@ def _bootstrap(paths: Paths, into: Path) -> None:
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent) as name:
         root = Path(name) / "root"
-        command = ["debootstrap", "--variant=minbase", f"--include={INCLUDE}", SUITE, root, *_mirror()]
+        options = ["--variant=minbase", f"--include={INCLUDE}"]
+        command = ["debootstrap", *options, SUITE, str(root), *_mirror()]
         run_logged(command, paths.cache / "log/debootstrap.log", "debootstrap", seconds=1200)
         for folder in PRUNED:
             for child in (root / folder).glob("*"):

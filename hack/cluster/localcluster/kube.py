@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from .paths import Paths
@@ -13,7 +14,7 @@ def kubectl(
     paths: Paths, *words: str, stdin: str | None = None, seconds: float = 60, check: bool = True
 ) -> str:
     """Run kubectl against the local cluster and return its standard output."""
-    command = [paths.bin / "kubectl", "--kubeconfig", paths.kubeconfig, *words]
+    command: list[str | Path] = [paths.bin / "kubectl", "--kubeconfig", paths.kubeconfig, *words]
     return run(command, stdin=stdin, seconds=seconds, check=check)
 
 

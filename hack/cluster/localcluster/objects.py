@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from typing import Any
@@ -70,7 +71,7 @@ def make_stores(paths: Paths, namespace: str) -> None:
         folder = base / store
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o2775)
-        _chown(folder)
+        os.chown(folder, USER_ID, USER_ID)
         volume = f"dpo-{store}-{namespace}"
         if _phase(paths, "pv", volume) in {"Released", "Failed"}:
             kubectl(paths, "delete", "pv", volume)
@@ -113,12 +114,6 @@ def _chips(paths: Paths) -> str | None:
 def _phase(paths: Paths, *words: str) -> str | None:
     found = get(paths, *words)
     return found["status"].get("phase") if found else None
-
-
-def _chown(folder: Any) -> None:
-    import os
-
-    os.chown(folder, USER_ID, USER_ID)
 
 
 def _namespace(name: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run(
     try:
         done = subprocess.run(words, input=stdin, env=env, cwd=cwd, timeout=seconds, text=True,
                               stdin=None if stdin is not None else subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)  # fmt: skip
+                              capture_output=True, check=False)  # fmt: skip
     except FileNotFoundError as error:
         raise Problem(
             f"{words[0]} is not installed; `hack/cluster/cluster check` names the package"
