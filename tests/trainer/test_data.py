@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.trainer import tiny_models
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from dpojob_api import uris
@@ -211,6 +213,32 @@ class TestTokens:
         assert texts(data, 0) == ("Q: why? A:", " forwards<|im_end|>", " fortunes<|im_end|>")
         assert texts(data, 1) == ("Q: a\nA:", " good<|im_end|>", " bad<|im_end|>")
         assert texts(data, 2) == ("Q", " A. More.<|im_end|>", " A.<|im_end|>")
+
+    def test_plain_text_gets_the_tokenizers_own_bos_once(
+        self, volume: Path, model: Path, tmp_path: Path
+    ) -> None:
+        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 2)]
+        )
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        settings = json.loads((model / "tokenizer_config.json").read_text()) | {"bos_token": "<|endoftext|>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        (tmp_path / "config.json").write_text("{}")
+        rows = [{"q": "The answer is", "chosen": " yes.", "rejected": " no."}]
+        data = run(volume, tmp_path, rows, dataset={"columns": {"prompt": "q"}})
+        assert texts(data) == ("<|endoftext|>The answer is", " yes.<|im_end|>", " no.<|im_end|>")
+
+    def test_token_across_the_boundary(self, volume: Path, model: Path) -> None:
+        """Generation starts after the prompt's own tokens, so a token that would span the boundary is not used."""
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        assert len(tokenizer(" capital")["input_ids"]) < len(
+            tokenizer(" ca")["input_ids"] + tokenizer("pital")["input_ids"]
+        )
+        rows = [{"q": "The ca", "chosen": "pital", "rejected": "t"}]
+        row = run(volume, model, rows, dataset={"columns": {"prompt": "q"}}).train[0]
+        assert row["prompt_ids"] == tokenizer("The ca")["input_ids"]
+        assert row["chosen_ids"] == [*tokenizer("pital")["input_ids"], tokenizer.eos_token_id]
 
 
 class TestLengths:

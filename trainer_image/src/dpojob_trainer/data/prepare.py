@@ -19,11 +19,13 @@ from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.files import load_split
 from dpojob_trainer.data.rows import RowError, check_columns, read_pair
 from dpojob_trainer.data.split import held_out
-from dpojob_trainer.data.tokens import Lengths, tokenize_pair
+from dpojob_trainer.data.tokens import Lengths, Texts, encode_pairs, texts_of
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources.retrying import first_line
 
 logger = logging.getLogger(__name__)
+# Rows that the tokenizer gets at once: enough for every core of a TPU host.
+TOKENIZER_BATCH = 512
 ID_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 FEATURES = Features(
     {name: List(Value("int32")) for name in ID_COLUMNS}
@@ -147,18 +149,25 @@ def tokenize_rows(
     """Tokenise every row; which ones cannot be used is still in the result's ``kind``."""
     check_columns([name for name in rows.column_names if name != "__row"], columns)
 
-    def tokenize(row: dict[str, Any]) -> Any:
+    def text(row: dict[str, Any]) -> Texts:
         try:
-            return tokenize_pair(tokenizer, read_pair(row, columns), lengths).row()
+            return texts_of(tokenizer, read_pair(row, columns))
         except RowError as error:
             raise TrainerError(
                 TrainerReason.DATASET_INVALID,
                 f"row {row['__row']} of split {split!r}: {error}. Correct or remove the row.",
             ) from error
 
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts = [text(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+        pairs = [pair.row() for pair in encode_pairs(tokenizer, texts, lengths)]
+        return {name: [pair[name] for pair in pairs] for name in FEATURES}
+
     # The fingerprint would otherwise hash the tokenizer, and a cache would be written that nothing reads again.
     return rows.map(
         tokenize,
+        batched=True,
+        batch_size=TOKENIZER_BATCH,
         remove_columns=rows.column_names,
         features=FEATURES,
         load_from_cache_file=False,

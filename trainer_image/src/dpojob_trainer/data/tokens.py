@@ -5,7 +5,7 @@ differences on purpose: a template that already ends its last turn with the EOS 
 completion is tokenised in its context when that leaves the prompt's tokens as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,38 +50,54 @@ class TokenPair:
         }
 
 
-def tokenize_pair(
-    tokenizer: PreTrainedTokenizerBase, pair: TextPair | ChatPair, lengths: Lengths
-) -> TokenPair:
-    """Return the ids of a pair.
+@dataclass(frozen=True)
+class Texts:
+    """A pair as text: completions without their final EOS; ``start`` are the ids that go before the prompt."""
+
+    start: Ids
+    prompt: str
+    chosen: str
+    rejected: str
+    blank: bool
+
+
+def texts_of(tokenizer: PreTrainedTokenizerBase, pair: TextPair | ChatPair) -> Texts:
+    """Render a pair; what is plain text already stays as it is, after the tokenizer's own BOS.
 
     Raises:
-        RowError: the chat template refuses the messages, or the prompt has no token.
+        RowError: the chat template refuses the messages, or the prompt is empty.
         TrainerError: NoChatTemplate.
     """
-    texts = render(tokenizer, pair) if isinstance(pair, ChatPair) else pair
-    start = [] if isinstance(pair, ChatPair) else leading_bos(tokenizer)
-    prompt = start + encode(tokenizer, texts.prompt)
-    if not prompt:
+    plain = isinstance(pair, TextPair)
+    texts = pair if isinstance(pair, TextPair) else render(tokenizer, pair)
+    start = leading_bos(tokenizer) if plain else []
+    if not start and not texts.prompt:
         raise RowError("the prompt is empty")
-    chosen, rejected = (
-        completion_ids(tokenizer, start, prompt, texts.prompt, text)
-        for text in (texts.chosen, texts.rejected)
-    )
+    chosen, rejected = (without_end(text, tokenizer.eos_token) for text in (texts.chosen, texts.rejected))
+    return Texts(start, texts.prompt, chosen, rejected, is_blank(pair.chosen) or is_blank(pair.rejected))
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Texts], lengths: Lengths
+) -> list[TokenPair]:
+    """Return the ids of many pairs; the tokenizer works on all of them at once, on all cores."""
+    prompts = encode(tokenizer, [pair.prompt for pair in pairs])
+    heads = [[*pair.start, *prompt] for pair, prompt in zip(pairs, prompts, strict=True)]
+    chosen = completions(tokenizer, pairs, heads, [pair.chosen for pair in pairs])
+    rejected = completions(tokenizer, pairs, heads, [pair.rejected for pair in pairs])
+    sides = zip(pairs, heads, chosen, rejected, strict=True)
+    return [cut(pair, head, first, second, lengths) for pair, head, first, second in sides]
+
+
+def cut(pair: Texts, prompt: Ids, chosen: Ids, rejected: Ids, lengths: Lengths) -> TokenPair:
+    """Shorten a pair and say whether it can be learnt from: its sides differ in what is kept, and neither is blank."""
     kept = (prompt[-lengths.prompt :], chosen[: lengths.completion], rejected[: lengths.completion])
     return TokenPair(
         *kept,
-        kind=kind_of(pair, kept[1], kept[2]),
+        kind="equal" if kept[1] == kept[2] else "empty" if pair.blank else "kept",
         truncated_prompts=int(len(prompt) > lengths.prompt),
         truncated_completions=sum(len(side) > lengths.completion for side in (chosen, rejected)),
     )
-
-
-def kind_of(pair: TextPair | ChatPair, chosen: Ids, rejected: Ids) -> str:
-    """Say whether a pair can be learnt from: its sides differ in what is kept of them, and neither is blank."""
-    if chosen == rejected:
-        return "equal"
-    return "empty" if is_blank(pair.chosen) or is_blank(pair.rejected) else "kept"
 
 
 def is_blank(side: str | list[Message]) -> bool:
@@ -117,9 +133,9 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[Message], 
         raise RowError(f"the model's chat template refuses the messages: {error}") from error
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
-    """Return the ids of a text without added special tokens."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
+    """Return the ids of texts without added special tokens."""
+    return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
 
 
 def leading_bos(tokenizer: PreTrainedTokenizerBase) -> Ids:
@@ -128,20 +144,23 @@ def leading_bos(tokenizer: PreTrainedTokenizerBase) -> Ids:
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-def completion_ids(
-    tokenizer: PreTrainedTokenizerBase, start: Ids, prompt: Ids, prompt_text: str, text: str
-) -> Ids:
-    """Return the ids of a completion, ended by exactly one EOS.
+def completions(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Texts], prompts: list[Ids], texts: list[str]
+) -> list[Ids]:
+    """Return the ids of one side, each ended by exactly one EOS.
 
     Tokenised together with the prompt, as SentencePiece models need; alone where a token would span the boundary,
     because generation starts after the prompt's own tokens.
     """
-    end = tokenizer.eos_token
-    text = without_end(text, end)
-    whole = start + encode(tokenizer, prompt_text + text)
-    shared = whole[: len(prompt)] == prompt
-    ids = whole[len(prompt) :] if shared else encode(tokenizer, text)
-    return [*ids, tokenizer.eos_token_id]
+    together = encode(tokenizer, [pair.prompt + text for pair, text in zip(pairs, texts, strict=True)])
+    wholes = [[*pair.start, *ids] for pair, ids in zip(pairs, together, strict=True)]
+    return [
+        [
+            *(whole[len(prompt) :] if whole[: len(prompt)] == prompt else encode(tokenizer, [text])[0]),
+            tokenizer.eos_token_id,
+        ]
+        for whole, prompt, text in zip(wholes, prompts, texts, strict=True)
+    ]
 
 
 def without_end(text: str, end: str) -> str:
