@@ -1,0 +1,1 @@
+"""DPO on one host: batches, steps, loop, checkpoints, export. Everything here imports JAX."""

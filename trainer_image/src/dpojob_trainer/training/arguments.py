@@ -1,0 +1,70 @@
+"""EasyDeL's training arguments for our configuration; what EasyDeL would do behind our back is switched off."""
+
+from pathlib import Path
+from typing import Any
+
+from dpojob_api.spec import Optimizer
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.training.plan import learning_rate, lm_head_chunk, micro_batch_size
+
+
+def dpo_arguments(config: TrainerConfig, total: int, vocabulary: int, scratch: Path) -> Any:
+    """Return EasyDeL's DPOConfig for a run of `total` steps."""
+    import easydel as ed
+
+    training, dpo = config.training, config.dpo
+    return ed.DPOConfig(
+        model_name=config.job.name,
+        beta=dpo.beta,
+        loss_type=dpo.loss_type.value,
+        label_smoothing=dpo.label_smoothing,
+        reference_free=dpo.reference_free,
+        max_prompt_length=dpo.max_prompt_length,
+        max_completion_length=dpo.max_completion_length,
+        max_length=dpo.max_prompt_length + dpo.max_completion_length,
+        lmhead_chunksize=_head_chunk(config, vocabulary),
+        total_batch_size=micro_batch_size(training),
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        max_training_steps=total,
+        learning_rate=training.learning_rate,
+        custom_scheduler=lambda steps: learning_rate(training, steps),
+        weight_decay=training.weight_decay,
+        clip_grad=training.clip_grad_norm,
+        optimizer=optimizer(training.optimizer),
+        save_directory=str(scratch),
+        **_SILENCED,
+    )
+
+
+# EasyDeL's own resuming, saving, evaluation and tracking hide their failures; ours do not.
+_SILENCED: dict[str, Any] = {
+    "resume_if_possible": False,
+    "do_last_save": False,
+    "save_steps": None,
+    "save_tpu_preemption_checkpoints": False,
+    "do_eval": False,
+    "use_wandb": False,
+    "report_metrics": False,
+    "log_grad_norms": False,
+    "generation_interval": None,
+    "benchmark_interval": None,
+    "use_esurge_generation": False,
+    "track_memory": False,
+    "weight_distribution_log_steps": 0,
+    "progress_bar_type": "json",
+    "verbose": False,
+}
+
+
+def optimizer(name: Optimizer) -> Any:
+    """Return EasyDeL's name of an optimizer."""
+    import easydel as ed
+
+    return ed.EasyDeLOptimizers(name.value)
+
+
+def _head_chunk(config: TrainerConfig, vocabulary: int) -> int | None:
+    mesh = config.plan.mesh
+    length = config.dpo.max_prompt_length + config.dpo.max_completion_length
+    pairs = -(-micro_batch_size(config.training) // mesh.data_shards)
+    return lm_head_chunk(2 * pairs, length // mesh.sp, vocabulary // mesh.tp)

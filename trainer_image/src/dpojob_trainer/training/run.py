@@ -1,0 +1,248 @@
+"""The run on one host: load, resume, train, save, export. Every host of the slice calls :func:`run` with the same
+configuration after `jax.distributed.initialize`; only process 0 writes metrics and the model.
+"""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.spec import DType, ExportFormat
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import data, sources, store, weights
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.progress import (
+    Emit,
+    Evaluation,
+    HostReport,
+    Numbers,
+    Phase,
+    Step,
+    Stopwatch,
+    peak_rss_bytes,
+)
+from dpojob_trainer.training.arguments import dpo_arguments
+from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
+from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.plan import micro_batch_size, total_steps
+from dpojob_trainer.training.tracking import Tracker, open_tracker
+from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands: its rank, the host's name and a folder of its own for downloads."""
+
+    rank: int
+    host: str
+    workdir: Path
+
+
+class Recorder:
+    """Keeps the numbers of a run and, on host 0, passes them on: metrics.jsonl, W&B, the driver, the log."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        place: Place,
+        total: int,
+        out: store.OutputStore,
+        tracker: Tracker,
+        emit: Emit,
+    ) -> None:
+        self._config, self._out, self._tracker, self._emit = config, out, tracker, emit
+        self._first = place.rank == 0
+        self._total = total
+        self.last: Numbers | None = None
+        self.evaluations: dict[int, Numbers] = {}
+
+    def stepped(self, state: Any, step: int, numbers: Numbers) -> None:
+        """Record one optimizer step."""
+        self.last = numbers
+        self._tracker.weights(state, step)
+        if not self._first:
+            return
+        self._emit(Step(step, self._total, numbers))
+        if step % self._config.training.log_steps == 0 or step == self._total:
+            self._write({"step": step, "epoch_total": self._total} | numbers)
+            self._tracker.log("train", step, numbers)
+        if step % self._config.training.report_steps == 0 or step in (1, self._total):
+            log.info("step %d/%d %s", step, self._total, _words(numbers))
+
+    def evaluated(self, step: int, numbers: Numbers) -> None:
+        """Record one evaluation."""
+        self.evaluations[step] = numbers
+        if not self._first:
+            return
+        self._emit(Evaluation(step, numbers))
+        self._write({"step": step} | {f"eval/{name}": value for name, value in numbers.items()})
+        self._tracker.log("eval", step, numbers)
+        log.info("evaluation after step %d %s", step, _words(numbers))
+
+    def phase(self, name: str) -> None:
+        """Tell the driver that a phase begins."""
+        if self._first:
+            self._emit(Phase(name))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        stamp = {"attempt": self._config.job.attempt, "time": time.time()}
+        self._out.append_line(OUTPUT_METRICS, json.dumps(line | stamp))
+
+
+def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
+    """Train and export; return this host's report.
+
+    Raises:
+        TrainerError: any documented reason.
+        Exception: anything else, for `failures.explain`.
+    """
+    watch = Stopwatch()
+    if place.rank == 0:
+        emit(Phase("loading"))
+    out = store.open_store(config.output.uri)
+    with watch("data"):
+        model_dir = sources.fetch_model(config.model, place.workdir)
+        prepared = data.prepare(config, model_dir, place.workdir)
+    total = total_steps(config.training, len(prepared.train))
+    with open_tracker(config, place.rank) as tracker:
+        recorder = Recorder(config, place, total, out, tracker, emit)
+        checkpoints = Checkpoints(out.root, config.training)
+        with watch("load"):
+            trainer = build(config, model_dir, prepared, recorder, checkpoints, place.workdir)
+            resumed = resume(trainer, checkpoints)
+        recorder.phase("training")
+        with watch("train"):
+            state = trainer.train().state
+            done = require_done(state, total)
+        with watch("checkpoint"):
+            checkpoints.wait()
+            checkpoints.close()
+        with watch("export"):
+            recorder.phase("exporting")
+            export(config, state, model_dir, out, place)
+        out.flush()
+    return HostReport(
+        rank=place.rank,
+        host=place.host,
+        step=done,
+        total=total,
+        resumed_from=resumed,
+        last=recorder.last,
+        evaluations=recorder.evaluations,
+        seconds=watch.seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        data=prepared.report.model_dump(by_alias=True),
+    )
+
+
+def build(
+    config: TrainerConfig,
+    model_dir: Path,
+    prepared: data.PreparedData,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    workdir: Path,
+) -> PreferenceTrainer:
+    """Load policy and reference and build the trainer around them."""
+    training, tokenizer = config.training, prepared.tokenizer
+    pad_id = pad_token_id(tokenizer)
+    padding = Padding(config.dpo.max_prompt_length, config.dpo.max_completion_length, pad_id)
+    policy = weights.load_model(model_dir, config)
+    arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
+    arguments.padding_value = pad_id
+    return PreferenceTrainer(
+        arguments=arguments,
+        model=policy,
+        reference=load_reference(config, model_dir),
+        tokenizer=tokenizer,
+        batches=TrainBatches(
+            prepared.train, training.global_batch_size, padding, training.seed, training.shuffle
+        ),
+        evaluation=None
+        if prepared.evaluation is None
+        else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
+        cadence=Cadence(recorder._total, training.eval_steps, training.checkpoint_steps),
+        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, recorder.phase),
+    )
+
+
+def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
+    """Return the base model in the type of the computation (no update ever needs more), None if reference-free."""
+    if config.dpo.reference_free:
+        return None
+    compute: DType = config.precision.compute
+    return weights.load_model(model_dir, config, dtype=compute, param_dtype=compute)
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """Return the id that fills up sequences; masks hide it, so any id will do where a tokenizer has none."""
+    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            return int(value)
+    return 0
+
+
+def resume(trainer: PreferenceTrainer, checkpoints: Checkpoints) -> int:
+    """Put the newest checkpoint into the trainer; return its step, 0 without one.
+
+    Raises:
+        TrainerError: ResumeFailed.
+    """
+    step = checkpoints.latest()
+    if step is None:
+        return 0
+    state = checkpoints.restore(trainer.model_state, trainer.state_shardings, step)
+    restored = int(jax.device_get(state.step))
+    if restored != step or restored <= 0:
+        raise TrainerError(
+            TrainerReason.RESUME_FAILED, f"the checkpoint of step {step} holds step {restored}", step=restored
+        )
+    trainer.model_state = state
+    log.info("resumed from the checkpoint of step %d", step)
+    return step
+
+
+def require_done(state: Any, total: int) -> int:
+    """Return the steps done, read back from the state.
+
+    Raises:
+        TrainerError: StoppedEarly.
+    """
+    done = int(jax.device_get(state.step))
+    if done < total:
+        raise TrainerError(
+            TrainerReason.STOPPED_EARLY, f"training ended after {done} of {total} steps", step=done
+        )
+    return done
+
+
+def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.OutputStore, place: Place) -> None:
+    """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
+
+    Raises:
+        TrainerError: ExportFailed or OutputNotWritable.
+    """
+    if config.output.export_format is ExportFormat.NONE:
+        return
+    on_mount = not out.root.startswith("gs://")
+    target = Path(out.root) / OUTPUT_MODEL if on_mount else place.workdir / "export"
+    if place.rank == 0:
+        # An earlier attempt may have written it and died before it could say so.
+        shutil.rmtree(target, ignore_errors=True)
+    weights.export_model(state.model, config, model_dir, target)
+    if place.rank == 0 and not on_mount:
+        out.upload_dir(target, OUTPUT_MODEL)
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def _words(numbers: Numbers) -> str:
+    return " ".join(f"{name}={value:.6g}" for name, value in numbers.items())

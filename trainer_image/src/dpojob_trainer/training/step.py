@@ -1,0 +1,107 @@
+"""One optimizer step and one evaluation step, as JAX functions.
+
+They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``: its forward pass, its losses,
+its optimizer update) with three differences: rewards are reduced per micro-batch, so accuracy is right under gradient
+accumulation; the reference runs per micro-batch too, so its activations do not grow with the global batch; and the
+gradient norm is the global one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+Forward = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+PairLoss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+BATCH_SPEC = PartitionSpec(("dp", "fsdp"), "sp")
+CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
+
+
+@dataclass(frozen=True)
+class StepFunctions:
+    """What both steps share.
+
+    Attributes:
+        forward: model and batch to the log probabilities of both completions, each `[pairs]`.
+        pair_loss: policy and reference log probabilities to losses `[pairs]`.
+        beta: scale of the implicit reward (arXiv:2305.18290, eq. 5).
+        micro_batches: how many micro-batches make up one optimizer step.
+    """
+
+    forward: Forward
+    pair_loss: PairLoss
+    beta: float
+    micro_batches: int
+
+    def train(self, state: Any, batch: dict[str, jax.Array], reference: Any | None) -> tuple[Any, Any]:
+        """Return the state after one update, and EasyDeL's LossMetrics with our scalars in `other_metrics`."""
+        from easydel.trainers.training_utils import minibatch_call
+
+        batch = _on_data_axes(batch)
+        batch = batch | self._reference_logps(reference, batch)
+        size = batch[CHOSEN].shape[0] // self.micro_batches
+        gradients, metrics = minibatch_call(state, batch, size, self._value_and_grad(state))
+        metrics.other_metrics = metrics.other_metrics | {"grad_norm": optax.global_norm(gradients)}
+        return state.apply_gradients(grads=gradients), metrics
+
+    def evaluate(
+        self, state: Any, batch: dict[str, jax.Array], weights: jax.Array, reference: Any | None
+    ) -> dict[str, jax.Array]:
+        """Return weighted sums over the batch: loss, rewards, margins, accuracies, and the weights' sum as `pairs`."""
+        batch = _on_data_axes(batch)
+        batch = batch | self._reference_logps(reference, batch)
+        losses, numbers = self._compare(state.model, batch)
+        columns = numbers | {"loss": losses, "pairs": jnp.ones_like(losses)}
+        return {name: jnp.sum(weights * column) for name, column in columns.items()}
+
+    def _value_and_grad(self, state: Any) -> Callable[..., Any]:
+        from easydel.infra.loss_utils import LossMetrics
+
+        def mean_loss(parameters: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            losses, numbers = self._compare(state.merge(tree=parameters), batch)
+            means = {name: jnp.mean(jax.lax.stop_gradient(column)) for name, column in numbers.items()}
+            return losses.mean(), LossMetrics(loss=losses.mean(), other_metrics=means)
+
+        return jax.value_and_grad(mean_loss, has_aux=True)
+
+    def _compare(self, model: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return losses and reward columns, each `[pairs]`."""
+        out = self.forward(model, batch)
+        chosen = self.beta * (out["chosen_logps"] - batch[CHOSEN])
+        rejected = self.beta * (out["rejected_logps"] - batch[REJECTED])
+        losses = self.pair_loss(out["chosen_logps"], out["rejected_logps"], batch[CHOSEN], batch[REJECTED])
+        return losses, {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
+        }
+
+    def _reference_logps(self, reference: Any | None, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        pairs = batch["prompt_input_ids"].shape[0]
+        if reference is None:
+            return {CHOSEN: jnp.zeros(pairs), REJECTED: jnp.zeros(pairs)}
+        size = pairs // self.micro_batches
+
+        def score(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+            part = {k: jax.lax.dynamic_slice_in_dim(v, start, size) for k, v in batch.items()}
+            out = self.forward(reference.model, part)
+            return out["chosen_logps"], out["rejected_logps"]
+
+        if self.micro_batches == 1:
+            out = self.forward(reference.model, batch)
+            chosen, rejected = out["chosen_logps"], out["rejected_logps"]
+        else:
+            chosen, rejected = jax.lax.map(score, jnp.arange(self.micro_batches) * size)
+        return {CHOSEN: chosen.reshape(pairs), REJECTED: rejected.reshape(pairs)}
+
+
+def _on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    from eformer.escale import with_sharding_constraint
+
+    return with_sharding_constraint(arr=batch, sharding=BATCH_SPEC)  # type: ignore[no-any-return]

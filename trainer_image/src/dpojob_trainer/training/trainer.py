@@ -1,0 +1,223 @@
+"""EasyDeL's DPOTrainer with our data, our steps and a loop that hides no failure.
+
+EasyDeL builds the state, the optimizer and the shardings. Its own loop returns normally after a TypeError in a hook or
+a NaN, restarts from step 0 when a checkpoint cannot be read, ignores the shuffle flag and drops the last batch of an
+evaluation; so the loop is ours.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from easydel.trainers import DPOTrainer
+from easydel.trainers.direct_preference_optimization_trainer._fn import (
+    concatenated_forward,
+    get_loss_function,
+)
+from easydel.trainers.trainer_protocol import (
+    TrainerConfigureDataloaderOutput,
+    TrainerConfigureFunctionOutput,
+    TrainerOutput,
+)
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpojob_api.reasons import TrainerReason
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches
+from dpojob_trainer.training.step import StepFunctions
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What happens around the steps; an exception in a hook ends the run.
+
+    Attributes:
+        stepped: called on every process after each step with the number of steps done and its metrics.
+        evaluated: called on every process after each evaluation.
+        save: called on every process when a checkpoint is due.
+        phase: called with the name of the phase that begins.
+    """
+
+    stepped: Callable[[Any, int, Numbers], None]
+    evaluated: Callable[[int, Numbers], None]
+    save: Callable[[Any, int], None]
+    phase: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When to evaluate and to save, in optimizer steps; None means only at the end."""
+
+    total: int
+    evaluate: int | None
+    save: int
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows step `step` (0 is before the first)."""
+        return step in (0, self.total) or bool(self.evaluate and step % self.evaluate == 0)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows step `step`."""
+        return step > 0 and (step == self.total or step % self.save == 0)
+
+
+class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
+    """DPO on tokenised pairs; :meth:`train` raises what goes wrong."""
+
+    def __init__(
+        self,
+        *,
+        arguments: Any,
+        model: Any,
+        reference: Any | None,
+        tokenizer: Any,
+        batches: TrainBatches,
+        evaluation: EvalBatches | None,
+        cadence: Cadence,
+        hooks: Hooks,
+    ) -> None:
+        self.batches = batches
+        self.evaluation = evaluation
+        self.cadence = cadence
+        self.hooks = hooks
+        # Without a reference EasyDeL would copy the policy; naming the policy itself avoids the copy.
+        super().__init__(arguments, model, reference or model, tokenizer)
+
+    def configure_dataloaders(self) -> TrainerConfigureDataloaderOutput:
+        """Tell EasyDeL the number of steps; the batches are ours."""
+        return TrainerConfigureDataloaderOutput(
+            dataloader_train=None,
+            max_training_steps=self.cadence.total,
+            dataloader_eval=None,
+            max_evaluation_steps=0,
+        )
+
+    def configure_functions(self) -> TrainerConfigureFunctionOutput:
+        """Compile both steps on the model's mesh; the state is donated to the training step."""
+        arguments, mesh = self.arguments, self.model.mesh
+        if arguments.reference_free:
+            self.reference_state = None
+        steps = StepFunctions(
+            _forward(arguments), _pair_loss(arguments), arguments.beta, self._micro_batches()
+        )
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        reference = self.reference_state.shardings if self.reference_state is not None else None
+        train = jax.jit(
+            steps.train,
+            in_shardings=(self.state_shardings, everywhere, reference),
+            out_shardings=(self.state_shardings, everywhere),
+            donate_argnums=(0,),
+        )
+        self._evaluate = jax.jit(
+            StepFunctions(steps.forward, steps.pair_loss, steps.beta, 1).evaluate,
+            in_shardings=(self.state_shardings, everywhere, everywhere, reference),
+            out_shardings=everywhere,
+        )
+        return TrainerConfigureFunctionOutput(
+            sharded_training_step_function=train,
+            sharded_evaluation_step_function=None,
+            mesh=mesh,
+            checkpoint_manager=None,
+        )
+
+    def _micro_batches(self) -> int:
+        return int(self.arguments.gradient_accumulation_steps)
+
+    def _create_checkpointer(self) -> None:
+        """Checkpoints are written by our hooks."""
+
+    def _setup_initial_metrics(self, state: Any) -> None:
+        """EasyDeL would report to its own trackers."""
+
+    @staticmethod
+    def finish() -> None:
+        """EasyDeL would close the W&B run here, before the export."""
+
+    def _run_training_loop(
+        self, state: Any, metrics_tracker: Any, step_metrics: Any
+    ) -> tuple[TrainerOutput, None]:
+        with self.mesh:
+            first = int(jax.device_get(state.step))
+            if first == 0:
+                self.run_evaluation(state, 0)
+            for step in range(first, self.cadence.total):
+                state = self._one_step(state, step)
+        return TrainerOutput(
+            state=state, mesh=self.mesh, checkpoint_path=None, last_save_file_name=None
+        ), None
+
+    def _one_step(self, state: Any, step: int) -> Any:
+        began = time.perf_counter()
+        state, metrics = self.sharded_training_step_function(state, self.batches[step], self.reference_state)
+        numbers = self._numbers(metrics, step) | {"seconds": time.perf_counter() - began}
+        _require_finite(numbers, step + 1)
+        self.hooks.stepped(state, step + 1, numbers)
+        if self.cadence.saves(step + 1):
+            self.hooks.save(state, step + 1)
+        if self.cadence.evaluates(step + 1):
+            self.run_evaluation(state, step + 1)
+        return state
+
+    def _numbers(self, metrics: Any, step: int) -> Numbers:
+        found = {"loss": metrics.loss} | dict(metrics.other_metrics)
+        numbers = {name: float(value) for name, value in jax.device_get(found).items()}
+        return numbers | {"learning_rate": float(self.scheduler(step))}
+
+    def run_evaluation(self, state: Any, step: int) -> None:
+        """Evaluate on the held-out pairs, if there are any, and hand the means to the hook."""
+        if self.evaluation is None or not len(self.evaluation):
+            return
+        self.hooks.phase("evaluating")
+        began = time.perf_counter()
+        sums: Numbers = {}
+        for batch, weights in self.evaluation:
+            for name, value in self._evaluate_batch(state, batch, weights).items():
+                sums[name] = sums.get(name, 0.0) + value
+        pairs = sums.pop("pairs")
+        numbers = {name: value / pairs for name, value in sums.items()}
+        _require_finite(numbers, step)
+        self.hooks.evaluated(step, numbers | {"pairs": pairs, "seconds": time.perf_counter() - began})
+        self.hooks.phase("training")
+
+    def _evaluate_batch(self, state: Any, batch: Batch, weights: np.ndarray[Any, Any]) -> Numbers:
+        sums = self._evaluate(state, batch, weights, self.reference_state)
+        return {name: float(value) for name, value in jax.device_get(sums).items()}
+
+
+def _require_finite(numbers: Numbers, step: int) -> None:
+    """Raise LossNotFinite if the loss or the gradient norm is NaN or infinite."""
+    for name in ("loss", "grad_norm"):
+        value = numbers.get(name, 0.0)
+        if not math.isfinite(value):
+            raise TrainerError(
+                TrainerReason.LOSS_NOT_FINITE,
+                f"{name} became {value} at step {step}: lower training.learningRate or training.clipGradNorm, "
+                "lengthen training.warmupSteps, or use precision.compute float32",
+                step=step,
+            )
+
+
+def _forward(arguments: Any) -> Any:
+    return partial(
+        concatenated_forward,
+        is_encoder_decoder=False,
+        label_pad_token_id=arguments.label_pad_token_id,
+        padding_value=arguments.padding_value,
+        max_length=arguments.max_length,
+        truncation_mode=arguments.truncation_mode,
+        aux_loss_enabled=False,
+        loss_type=arguments.loss_type,
+        logprob_vocab_chunk_size=arguments.logprob_vocab_chunk_size,
+    )
+
+
+def _pair_loss(arguments: Any) -> Any:
+    loss = get_loss_function(arguments.loss_type, arguments.beta, arguments.label_smoothing)
+    return partial(loss, beta=arguments.beta, label_smoothing=arguments.label_smoothing)
