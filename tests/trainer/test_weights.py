@@ -215,15 +215,50 @@ def test_logits_equal_those_of_transformers(family: str, tied: bool, tmp_path: P
     np.testing.assert_array_equal(reference_logits(tmp_path / "out", IDS), reference_logits(base, IDS))
 
 
-def test_rope_settings_as_transformers_5_writes_them(tmp_path: Path) -> None:
-    rope = {"rope_theta": 100000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
-    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, rope_parameters=rope)
+ROPE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {"factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("form", ["transformers-4", "transformers-5"])
+@pytest.mark.parametrize("kind", sorted(ROPE))
+def test_rotary_settings(kind: str, form: str, tmp_path: Path) -> None:
+    """Sequences are longer than the original length, where EasyDeL's own llama3 table ends."""
+    rope = {"rope_type": kind} | ROPE[kind]
+    if kind in ("llama3", "yarn"):
+        rope |= {"original_max_position_embeddings": 32}
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
     settings = json.loads((base / "config.json").read_text())
     del settings["rope_theta"]
+    new = {"rope_parameters": rope | {"rope_theta": 100000.0}}
+    settings |= new if form == "transformers-5" else {"rope_scaling": rope, "rope_theta": 100000.0}
     (base / "config.json").write_text(json.dumps(settings))
     found = logits(load_model(base, configuration(FSDP)), IDS)
     np.testing.assert_allclose(found, reference_logits(base, IDS), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("rope", "words"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, "rotary type dynamic is not supported"),
+        ({"rope_type": "yarn", "factor": 2.0}, "lacks original_max_position_embeddings"),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
+            "64 positions and the job needs 128",
+        ),
+        ({"rope_type": "linear", "factor": 2.0, "attention_factor": 1.5}, "attention_factor"),
+    ],
+)
+def test_rotary_settings_that_easydel_computes_otherwise(
+    rope: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, rope_scaling=rope)
+    error = reason(base)
+    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
+    assert words in error.message
 
 
 def test_reference_model_in_another_precision(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ QWEN3: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 1000000.0,
 }
-QWEN2: dict[str, Any] = QWEN3 | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+QWEN2: dict[str, Any] = QWEN3 | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "head_dim": 8}
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

@@ -1,7 +1,6 @@
-"""What has to happen around `import easydel`: settings before it, one repair without torch, one of its numbers.
+"""What has to happen before `import easydel`: environment settings, and a repair that lets it import without torch.
 
-Every process of the trainer that uses EasyDeL calls :func:`prepare` before anything imports JAX or EasyDeL;
-:mod:`dpojob_trainer.weights` calls :func:`keep_rotary_table_in_float32` before it builds a model.
+Every process of the trainer that uses EasyDeL calls :func:`prepare` before anything imports JAX or EasyDeL.
 """
 
 import os
@@ -53,35 +52,3 @@ def _answer_probes_with_attribute_error() -> None:
 
     getattribute.answers_probes = True  # type: ignore[attr-defined]
     DummyObject.__getattribute__ = getattribute
-
-
-def keep_rotary_table_in_float32() -> None:
-    """Replace EasyDeL's rotary table, which it rounds to bfloat16, by one in float32; idempotent.
-
-    bfloat16 has 8 significant bits, so every cosine and sine would be off by up to 2e-3. The class is patched, not
-    an instance, because EasyDeL builds the configuration anew when it restores a checkpoint.
-    """
-    from easydel.infra.base_config import EasyDeLBaseConfig
-
-    EasyDeLBaseConfig.get_basic_frequencies = _basic_frequencies
-
-
-def _basic_frequencies(
-    self: Any, head_size: int | None = None, rotary_dim: int | None = None, base: float | None = None
-) -> Any:
-    """Return cosines and sines `[positions, rotary_dim]` in float32, replicated over the mesh."""
-    import jax
-    from easydel.infra.utils import ModuleCaches
-    from easydel.layers import get_frequencies
-
-    head_size = head_size or self.head_dim
-    table = get_frequencies(
-        head_size=head_size,
-        rotary_dim=rotary_dim or head_size,
-        max_position=self.granted_freq_max_position_embedding,
-        base=base or self.rope_theta,
-        rope_scaling=self._get_rope_config().to_dict(),
-        partial_rotary_factor=getattr(self, "partial_rotary_factor", 1.0),
-    )
-    replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-    return ModuleCaches(jax.device_put(table.astype("float32"), replicated))

@@ -8,7 +8,8 @@ from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.weights.checkpoint import read_json
+from dpojob_trainer.weights import rotary
+from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
 # transposing (fused or expert tensors, Conv1D), which a shape check alone would not notice for square matrices.
@@ -32,11 +33,10 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     settings = read_json(model_dir / "config.json")
     model_type = _supported_type(settings)
     _check_devices(config, jax.device_count())
-    easydel_compat.keep_rotary_table_in_float32()
+    rotary.keep_table_in_float32()
     config_class, module_class = get_modules_by_type(model_type, _causal_lm())
-    module_config = config_class.from_dict(
-        {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
-    )
+    own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
+    module_config = config_class.from_dict(rotary.checked(own, config.attention.max_positions))
     module_config.add_basic_configurations(**_settings(config, jnp.dtype(dtype.value)))
     return module_class.lazy_init(
         config=module_config,
@@ -76,12 +76,12 @@ def _causal_lm() -> Any:
 def _supported_type(settings: dict[str, Any]) -> str:
     model_type = str(settings.get("model_type"))
     if model_type not in VERIFIED:
-        raise _unsupported(
+        raise unsupported(
             f"model_type {model_type} is not supported. Use a model of type {', '.join(VERIFIED)}; "
             "custom code of a repository is never run"
         )
     if "quantization_config" in settings:
-        raise _unsupported("the weights are quantised. Use the model's bfloat16 or float32 weights")
+        raise unsupported("the weights are quantised. Use the model's bfloat16 or float32 weights")
     return model_type
 
 
@@ -127,7 +127,3 @@ def _precision(dtype: DType) -> Any:
     import jax
 
     return jax.lax.Precision.HIGHEST if dtype is DType.FLOAT32 else None
-
-
-def _unsupported(problem: str) -> TrainerError:
-    return TrainerError(TrainerReason.MODEL_UNSUPPORTED, f"The model cannot be trained: {problem}.")

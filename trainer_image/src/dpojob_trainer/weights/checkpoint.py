@@ -93,6 +93,11 @@ def _not_found(problem: str) -> TrainerError:
     )
 
 
+def unsupported(problem: str) -> TrainerError:
+    """Return the error for a model that is there and cannot be trained."""
+    return TrainerError(TrainerReason.MODEL_UNSUPPORTED, f"The model cannot be trained: {problem}.")
+
+
 def floating(dtype: str) -> bool:
     """Whether a stored type is one of the plain floating point types."""
     return dtype in FLOATING
