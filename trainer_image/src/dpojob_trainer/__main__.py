@@ -1,0 +1,39 @@
+"""``python -m dpojob_trainer``: the trainer image's commands."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
+from dpojob_api.reasons import TrainerReason
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m dpojob_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    drive = commands.add_parser("drive", help="run one attempt from the Ray head (the RayJob's entrypoint)")
+    drive.add_argument(
+        "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
+    )
+    drive.add_argument(
+        "--metrics-port", type=int, default=METRICS_PORT, help="port of the Prometheus endpoint"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the last line printed is the result, the exit code says whether it is a success."""
+    args = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    from dpojob_trainer.driver import drive
+
+    result = drive(args.config, args.metrics_port)
+    sys.stderr.flush()
+    print(result.to_line(), flush=True)
+    return 0 if result.reason is TrainerReason.SUCCEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator."""
+
+import threading
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from dpojob_api import metrics
+from dpojob_trainer.progress import Evaluation, Event, Numbers, Phase, Step, eta_seconds
+
+TRAIN_GAUGES = {
+    "loss": metrics.LOSS,
+    "rewards/accuracies": metrics.REWARD_ACCURACY,
+    "rewards/margins": metrics.REWARD_MARGIN,
+}
+EVAL_GAUGES = {
+    "loss": metrics.EVAL_LOSS,
+    "rewards/accuracies": metrics.EVAL_REWARD_ACCURACY,
+    "rewards/margins": metrics.EVAL_REWARD_MARGIN,
+}
+
+
+class Board(Collector):
+    """Keeps the newest numbers; safe to update and scrape from different threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._phase = metrics.PHASES[0]
+        self._gauges: Numbers = {metrics.STEP: 0, metrics.TOTAL_STEPS: 0, metrics.FINISHED: 0}
+        self._durations: list[float] = []
+        self._final_scrape = threading.Event()
+
+    def serve(self, port: int) -> None:
+        """Serve ``/metrics`` on every address."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        start_http_server(port, registry=registry)
+
+    def update(self, event: Event) -> None:
+        """Take in what host 0 tells."""
+        with self._lock:
+            match event:
+                case Phase(name):
+                    self._phase = name
+                case Step():
+                    self._step(event)
+                case Evaluation(_, numbers):
+                    self._gauges |= named(numbers, EVAL_GAUGES)
+
+    def _step(self, event: Step) -> None:
+        self._durations.append(event.numbers.get("seconds", 0.0))
+        self._gauges |= named(event.numbers, TRAIN_GAUGES)
+        self._gauges |= {metrics.STEP: event.step, metrics.TOTAL_STEPS: event.total}
+        # The first step compiles and says nothing about the others.
+        self._gauges[metrics.ETA_SECONDS] = eta_seconds(event.total - event.step, self._durations[1:])
+
+    def finish(self, step: int, total: int) -> None:
+        """Show the run as checked and written; `step` may come from a checkpoint that was already complete."""
+        with self._lock:
+            self._phase = "finished"
+            self._gauges |= {
+                metrics.STEP: step,
+                metrics.TOTAL_STEPS: total,
+                metrics.FINISHED: 1,
+                metrics.ETA_SECONDS: 0,
+            }
+
+    def wait_for_final_scrape(self, seconds: float) -> bool:
+        """Wait until somebody has read the finished state; return whether it was read."""
+        return self._final_scrape.wait(seconds)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield every gauge."""
+        with self._lock:
+            gauges, phase = dict(self._gauges), self._phase
+        for name, value in gauges.items():
+            yield GaugeMetricFamily(name, metrics.HELP[name], value=value)
+        family = GaugeMetricFamily(metrics.PHASE, metrics.HELP[metrics.PHASE], labels=["phase"])
+        for known in metrics.PHASES:
+            family.add_metric([known], float(known == phase))
+        yield family
+        if gauges[metrics.FINISHED]:
+            self._final_scrape.set()
+
+
+def named(numbers: Numbers, gauges: dict[str, str]) -> Numbers:
+    """Return the numbers that have a gauge, by the gauge's name."""
+    return {gauge: numbers[name] for name, gauge in gauges.items() if name in numbers}

@@ -1,0 +1,131 @@
+"""One host of the slice: environment, `jax.distributed`, the run, the outcome.
+
+Nothing here imports JAX before :func:`run_host` has set the environment it reads.
+"""
+
+import logging
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpojob_api.result import TrainerResult
+from dpojob_api.slice_spec import Platform
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.channel import Address, Payload, Sender
+
+log = logging.getLogger(__name__)
+
+WORKDIR = Path("/tmp/dpojob")
+# Importing EasyDeL on a busy host takes minutes; the hosts wait for the slowest.
+INITIALIZATION_SECONDS = 1800
+# Ray notices a lost host within seconds. JAX's own detector only backs it up and must outlast a long compilation.
+HEARTBEAT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class HostTask:
+    """What one host is told.
+
+    Attributes:
+        config: the trainer's configuration as JSON.
+        rank: number of the process; on TPU the host's TPU_WORKER_ID.
+        addresses: every host's address by rank.
+        port: the port on host 0 where the processes meet.
+        driver: where to tell events and the outcome.
+    """
+
+    config: str
+    rank: int
+    addresses: tuple[str, ...]
+    port: int
+    driver: Address
+
+
+def environment(config: TrainerConfig) -> dict[str, str]:
+    """Return the variables that a host's process starts with: what JAX computes on and where libraries keep files.
+
+    On platform cpu each chip is one virtual device, and gloo carries the collectives.
+    """
+    common = {"HF_HOME": os.environ.get("HF_HOME", "/tmp/huggingface"), "USE_TORCH": "0"}
+    if config.platform is Platform.TPU:
+        return common | {"JAX_PLATFORMS": "tpu,cpu"}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if not flag.startswith("--xla_force_host_platform_device_count")]
+    flags.append(f"--xla_force_host_platform_device_count={config.plan.chips_per_host}")
+    return common | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join(flags),
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    }
+
+
+def prepare_environment(config: TrainerConfig, task: HostTask) -> None:
+    """Set what must be there before JAX is imported.
+
+    GKE's webhook sets the slice's host names; without it they are the hosts' addresses. On platform cpu the slice's
+    variables are removed, since JAX would look for its chips.
+    """
+    os.environ.update(environment(config))
+    if config.platform is Platform.CPU:
+        for name in [name for name in os.environ if name.startswith(("TPU_", "MEGASCALE_"))]:
+            del os.environ[name]
+        return
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", ",".join(task.addresses))
+    os.environ.setdefault("TPU_WORKER_ID", str(task.rank))
+
+
+def run_host(task: HostTask) -> bool:
+    """Run one host to its end and tell the driver its outcome; return whether it ended well.
+
+    Nothing is raised: a failure is told as a documented reason, its traceback goes to this host's log.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    sender = Sender(task.driver, task.rank)
+    outcome = outcome_of(task, sender)
+    sender.send(outcome)
+    sender.close()
+    return not isinstance(outcome, TrainerResult)
+
+
+def outcome_of(task: HostTask, sender: Sender) -> Payload:
+    """Run; return this host's report, or why it failed."""
+    config = TrainerConfig.model_validate_json(task.config)
+    try:
+        prepare_environment(config, task)
+        join_slice(task)
+        # After the environment is set: this imports EasyDeL.
+        from dpojob_trainer.training import run as training
+
+        place = training.Place(task.rank, task.addresses[task.rank], workdir(config, task.rank))
+        return training.run(config, place, sender.send)
+    except BaseException as error:
+        log.error("host %d failed\n%s", task.rank, traceback.format_exc())
+        from dpojob_trainer.training import failures
+
+        return failures.explain(error, config).result()
+
+
+def join_slice(task: HostTask) -> None:
+    """Import EasyDeL's prerequisites and meet the other hosts; one host alone needs nobody."""
+    from dpojob_trainer import easydel_compat
+
+    easydel_compat.prepare()
+    if len(task.addresses) == 1:
+        return
+    import jax
+
+    jax.distributed.initialize(
+        f"{task.addresses[0]}:{task.port}",
+        num_processes=len(task.addresses),
+        process_id=task.rank,
+        initialization_timeout=INITIALIZATION_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+
+
+def workdir(config: TrainerConfig, rank: int) -> Path:
+    """Return a folder of this process's own for downloads and caches."""
+    folder = WORKDIR / f"{config.job.name}-a{config.job.attempt}" / f"host-{rank}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
