@@ -1,0 +1,270 @@
+"""The reconciler's order of reads and writes, on an in-memory stand-in for the API server.
+
+The stand-in knows no admission, garbage collection or KubeRay; those are real in tests/integration.
+"""
+
+import json
+from copy import deepcopy
+
+import httpx
+import pytest
+from tests.unit import operator_builders as b
+
+from dpojob_operator import kube
+from dpojob_operator.desired import configmap, rayjob
+from dpojob_operator.errors import ConflictError, InvalidError, NotFoundError
+from dpojob_operator.observe import Observer
+from dpojob_operator.reconcile import Reconciler
+from dpojob_operator.status import merge_patch
+
+KEY = ("ns", "j")
+KINDS = {"ConfigMap": kube.CONFIGMAPS, "RayJob": kube.RAYJOBS, "Event": kube.EVENTS}
+
+
+class MemoryKube:
+    """Objects by resource and name; writes are recorded."""
+
+    def __init__(self):
+        self.objects = {}
+        self.writes = []
+        self.refuse = {}
+
+    def put(self, resource, body):
+        self.objects[resource, body["metadata"]["name"]] = deepcopy(body)
+
+    async def get(self, resource, namespace, name):
+        if (resource, name) not in self.objects:
+            raise NotFoundError(name)
+        return deepcopy(self.objects[resource, name])
+
+    async def list(self, resource, namespace, selector=""):
+        label, _, value = selector.partition("=")
+        found = [body for (kind, _), body in self.objects.items() if kind == resource]
+        return [deepcopy(o) for o in found if o["metadata"].get("labels", {}).get(label) == value]
+
+    async def apply(self, resource, body):
+        self.writes.append(("apply", resource.plural, body["metadata"]["name"]))
+        self.put(resource, body)
+        return body
+
+    async def create(self, resource, body):
+        if resource in self.refuse:
+            raise self.refuse[resource]
+        if resource is kube.EVENTS:
+            self.writes.append(("event", body["type"], body["reason"]))
+            return body
+        self.writes.append(("create", resource.plural, body["metadata"]["name"]))
+        if (resource, body["metadata"]["name"]) in self.objects:
+            raise ConflictError("exists")
+        self.put(resource, body)
+        return body
+
+    async def delete(self, resource, namespace, name):
+        self.writes.append(("delete", resource.plural, name))
+        self.objects.pop((resource, name), None)
+
+    async def patch_status(self, resource, namespace, name, patch):
+        self.writes.append(("status", resource.plural, name))
+        body = self.objects[resource, name]
+        merge(body.setdefault("status", {}), patch["status"])
+        return body
+
+
+def merge(target, patch):
+    """Apply a JSON merge patch (RFC 7396) in place."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict) and isinstance(target.get(key), dict):
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def crd():
+    properties = {name: {} for name in rayjob.REQUIRED_FIELDS}
+    schema = {"openAPIV3Schema": {"properties": {"spec": {"properties": properties}}}}
+    return {
+        "metadata": {"name": "rayjobs.ray.io"},
+        "spec": {"versions": [{"name": "v1", "served": True, "schema": schema}]},
+    }
+
+
+def job_body(**status):
+    job = b.make_job()
+    body = json.loads(job.model_dump_json(by_alias=True, exclude_none=True))
+    body["metadata"] = {"name": "j", "namespace": "ns", "uid": b.UID, "generation": 3, "resourceVersion": "1"}
+    return body | {"status": status}
+
+
+@pytest.fixture
+def api():
+    api = MemoryKube()
+    api.put(kube.CRDS, crd())
+    api.put(kube.DPOJOBS, job_body())
+    return api
+
+
+@pytest.fixture
+def make_reconciler(api):
+    def make(metrics="", settings=b.SETTINGS):
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, text=metrics))
+        return Reconciler(api, Observer(api, httpx.AsyncClient(transport=transport)), settings, lambda: b.NOW)
+
+    return make
+
+
+def status_of(api):
+    return api.objects[kube.DPOJOBS, "j"]["status"]
+
+
+def reason_of(api, kind):
+    return next(
+        (c["reason"] for c in status_of(api)["conditions"] if (c["type"], c["status"]) == (kind, "True")),
+        None,
+    )
+
+
+async def test_first_reconcile_writes_config_then_rayjob_then_status_then_event(api, make_reconciler):
+    after = await make_reconciler().reconcile(KEY)
+    assert after is not None
+    assert api.writes == [
+        ("apply", "configmaps", "j-a1"),
+        ("create", "rayjobs", "j-a1"),
+        ("status", "dpojobs", "j"),
+        ("event", "Normal", "AttemptCreated"),
+    ]
+
+
+async def test_second_reconcile_writes_nothing_when_nothing_has_changed(api, make_reconciler):
+    reconciler = make_reconciler()
+    await reconciler.reconcile(KEY)
+    await reconciler.reconcile(KEY)
+    api.writes.clear()
+    await reconciler.reconcile(KEY)
+    assert api.writes == []
+
+
+async def test_job_that_is_gone_or_going_is_left_alone(api, make_reconciler):
+    assert await make_reconciler().reconcile(("ns", "other")) is None
+    api.objects[kube.DPOJOBS, "j"]["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+    assert await make_reconciler().reconcile(KEY) is None
+    assert api.writes == []
+
+
+async def test_refused_rayjob_stalls_with_the_servers_words(api, make_reconciler):
+    api.refuse[kube.RAYJOBS] = InvalidError("spec.x: bad (HTTP 422)")
+    assert await make_reconciler().reconcile(KEY) == 15
+    assert reason_of(api, "Stalled") == "RayJobRejected"
+    assert "spec.x: bad" in str(status_of(api)["conditions"])
+    assert "attempts" not in status_of(api)
+
+
+async def test_stalled_job_goes_on_by_itself(api, make_reconciler):
+    api.objects.pop((kube.CRDS, "rayjobs.ray.io"))
+    reconciler = make_reconciler()
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Stalled") == "KubeRayNotInstalled"
+    api.put(kube.CRDS, crd())
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Stalled") is None
+    assert reason_of(api, "Reconciling") == "AttemptCreated"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body["spec"].update(newField=1),
+        lambda body: body["spec"]["accelerator"].update(type="v9-1"),
+        lambda body: body["spec"]["mesh"].update(fsdp=3, tp=5),
+        lambda body: body["spec"].pop("model"),
+    ],
+)
+async def test_object_that_does_not_fit_stalls_and_does_not_crash(api, make_reconciler, change):
+    change(api.objects[kube.DPOJOBS, "j"])
+    reconciler = make_reconciler()
+    assert await reconciler.reconcile(KEY) is not None
+    assert reason_of(api, "Stalled") == "InvalidSpec"
+    assert "Traceback" not in str(status_of(api))
+    api.writes.clear()
+    await reconciler.reconcile(KEY)
+    assert api.writes == []
+
+
+async def running_job(api, metrics, make_reconciler):
+    """Bring a job to a running attempt."""
+    reconciler = make_reconciler(metrics)
+    await reconciler.reconcile(KEY)
+    api.objects[kube.RAYJOBS, "j-a1"]["status"] = {"jobStatus": "RUNNING", "jobDeploymentStatus": "Running"}
+    for name, role, index in (("h", "head", None), ("w0", "host", "0"), ("w1", "host", "1")):
+        labels = {"dpojob.io/job": "j", "dpojob.io/attempt": "1", "dpojob.io/role": role}
+        if index is not None:
+            labels["ray.io/replica-host-index"] = index
+        meta = {"name": name, "labels": labels, "creationTimestamp": "2026-11-23T11:59:00Z"}
+        api.put(kube.PODS, {"metadata": meta, "status": {"phase": "Running", "podIP": "10.0.0.1"}})
+    await reconciler.reconcile(KEY)
+    return reconciler
+
+
+METRICS = "dpojob_step 7\ndpojob_total_steps 40\ndpojob_loss 0.61\n"
+
+
+async def test_run_shows_progress(api, make_reconciler):
+    await running_job(api, METRICS, make_reconciler)
+    assert status_of(api)["progress"]["steps"] == "7/40"
+    assert reason_of(api, "Running") == "Training"
+
+
+async def test_whole_life_of_a_job_that_succeeds(api, make_reconciler):
+    reconciler = await running_job(api, METRICS + "dpojob_finished 1\n", make_reconciler)
+    api.objects[kube.RAYJOBS, "j-a1"]["status"] = {
+        "jobStatus": "SUCCEEDED",
+        "jobDeploymentStatus": "Complete",
+    }
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Complete") == "Finished"
+    assert status_of(api)["output"]["model"] == "gs://bucket/run/model"
+    api.writes.clear()
+    assert await reconciler.reconcile(KEY) is None
+    assert api.writes == []
+
+
+async def test_success_without_a_checked_result_fails(api, make_reconciler):
+    reconciler = await running_job(api, METRICS, make_reconciler)
+    api.objects[kube.RAYJOBS, "j-a1"]["status"] = {
+        "jobStatus": "SUCCEEDED",
+        "jobDeploymentStatus": "Complete",
+    }
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Failed") == "ResultMissing"
+
+
+async def test_ended_job_releases_a_slice_that_kuberay_still_holds(api, make_reconciler):
+    job = b.make_job()
+    api.put(kube.RAYJOBS, rayjob.build_rayjob(job, 1, "i") | {"status": {"jobDeploymentStatus": "Running"}})
+    failed = json.loads(b.make_condition("Failed").model_dump_json(by_alias=True))
+    api.put(kube.DPOJOBS, job_body(attempt=1, conditions=[failed]))
+    await make_reconciler().reconcile(KEY)
+    assert api.writes == [("delete", "rayjobs", "j-a1")]
+
+
+async def test_ended_jobs_children_are_not_repaired(api, make_reconciler):
+    complete = json.loads(b.make_condition("Complete").model_dump_json(by_alias=True))
+    api.put(kube.DPOJOBS, job_body(attempt=1, conditions=[complete]))
+    assert await make_reconciler().reconcile(KEY) is None
+    assert api.writes == []
+
+
+async def test_config_of_a_running_attempt_is_applied_again(api, make_reconciler):
+    reconciler = await running_job(api, METRICS, make_reconciler)
+    api.objects.pop((kube.CONFIGMAPS, "j-a1"))
+    await reconciler.reconcile(KEY)
+    data = api.objects[kube.CONFIGMAPS, "j-a1"]["data"]
+    assert data["trainer.json"] == configmap.config_text(b.make_job(), 1)
+
+
+def test_merge_patch_applied_gives_the_new_object():
+    old = {"a": {"b": 1, "c": 2}, "d": [1]}
+    new = {"a": {"b": 3}, "e": "x"}
+    merge(old, merge_patch(deepcopy(old), new))
+    assert old == new
