@@ -96,6 +96,11 @@ def cluster_helm(kubeconfig: Path) -> Helm:
     return Helm(_program("helm"), kubeconfig)
 
 
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    return _program("kubectl")
+
+
 def _program(name: str) -> str:
     local = ROOT / ".cluster/bin" / name
     found = str(local) if local.exists() else shutil.which(name)

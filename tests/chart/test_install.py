@@ -62,7 +62,10 @@ def pod(api: client.ApiClient, release: str, namespace: str) -> Any:
     images = [image for node in core.list_node().items for image in node.status.images or []]
     if ":".join(IMAGE) not in {name for image in images for name in image.names or []}:
         pytest.fail(f"{':'.join(IMAGE)} is not on the node; run make images", pytrace=False)
-    return wait(lambda: _ready_pod(core, namespace), "the operator's pod to be ready")
+    try:
+        return wait(lambda: _ready_pod(core, namespace), "the operator's pod to be ready")
+    except pytest.fail.Exception as error:
+        pytest.fail(f"{error}; its log ends:\n{_log_tail(core, namespace)}", pytrace=False)
 
 
 def new_namespace(api: client.ApiClient) -> Iterator[str]:
@@ -104,11 +107,11 @@ def wait(probe: Callable[[], Any], what: str) -> Any:
 
 @pytest.mark.parametrize("watched", ["all", "one"])
 def test_api_server_takes_every_object(
-    render: Callable[..., Any], kubeconfig: Path, namespace: str, watched: str
+    render: Callable[..., Any], kubectl: str, kubeconfig: Path, namespace: str, watched: str
 ) -> None:
     values = {"namespaces": [] if watched == "all" else [namespace], "metrics": {"annotations": True}}
     text = yaml.safe_dump_all(render(values, namespace=namespace).objects)
-    command = ["kubectl", "--kubeconfig", str(kubeconfig), "create", "--dry-run=server", "--validate=strict"]
+    command = [kubectl, "--kubeconfig", str(kubeconfig), "create", "--dry-run=server", "--validate=strict"]
     done = subprocess.run(
         [*command, "-f", "-"], input=text, capture_output=True, text=True, timeout=60, check=False
     )
@@ -319,6 +322,13 @@ def _ready_pod(core: client.CoreV1Api, namespace: str) -> Any:
         if states.get("Ready") == "True":
             return pod
     return None
+
+
+def _log_tail(core: client.CoreV1Api, namespace: str) -> str:
+    return "\n".join(
+        core.read_namespaced_pod_log(pod.metadata.name, namespace, tail_lines=20)
+        for pod in core.list_namespaced_pod(namespace).items
+    )
 
 
 def _stalled(jobs: client.CustomObjectsApi, namespace: str) -> dict[str, Any] | None:

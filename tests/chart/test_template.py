@@ -173,6 +173,7 @@ class TestPod:
             }
         )
         assert environment(rendered) == {
+            "USER": "dpojob-operator",
             "DPOJOB_TRAINER_IMAGE": "host/trainer:1",
             "DPOJOB_NAMESPACES": "",
             "DPOJOB_METRICS_PORT": "9000",
@@ -185,7 +186,7 @@ class TestPod:
     def test_operator_knows_every_setting_of_the_chart(self, render: Callable[..., Any]) -> None:
         source = (ROOT / "operator/src/dpojob_operator/__main__.py").read_text()
         known = set(re.findall(r'env\("(DPOJOB_\w+)"', source))
-        assert known == set(environment(render()))
+        assert known | {"USER"} == set(environment(render()))
 
     def test_image_tag_is_the_app_version(self, render: Callable[..., Any]) -> None:
         version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
