@@ -10,13 +10,17 @@ import kopf
 from kubernetes.config import ConfigException
 from prometheus_client import start_http_server
 
+from dpojob_api.constants import FIELD_MANAGER
 from dpojob_operator import handlers, kube, logs, metrics
+from dpojob_operator.errors import NotFoundError, TransientError
 from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Reconciler
 from dpojob_operator.settings import Settings
 
 log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 5.0
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Settings:
@@ -68,7 +72,9 @@ async def run(settings: Settings) -> None:
     """Watch and reconcile until SIGTERM or SIGINT, which kopf handles."""
     api = kube.ApiServer(kube.load_configuration())
     jobs = metrics.JobCounter()
-    async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, trust_env=False) as http:
+    await wait_until_served(api, settings)
+    agent = {"User-Agent": FIELD_MANAGER}
+    async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, headers=agent, trust_env=False) as http:
         reconciler = Reconciler(api, Observer(api, http), settings, told=jobs.told)
         queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile)
         metrics.QUEUE_LENGTH.set_function(queue.__len__)
@@ -81,6 +87,20 @@ async def run(settings: Settings) -> None:
             if settings.probe_port
             else None,
         )
+
+
+async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:
+    """Wait until the API server knows DPOJobs; kopf looks for the kinds that it watches only once."""
+    namespace = settings.namespaces[0] if settings.namespaces else None
+    while True:
+        try:
+            await api.list(kube.DPOJOBS, namespace)
+            return
+        except NotFoundError:
+            log.warning("the API server knows no DPOJob: apply the CRD (crds/ or the chart)")
+        except TransientError as error:
+            log.warning("the API server does not answer: %s", error)
+        await asyncio.sleep(WAIT_SECONDS)
 
 
 def main() -> int:

@@ -24,8 +24,10 @@ SECURITY_CONTEXT: dict[str, Any] = {
 # KubeRay sets FQ_RAY_IP in init containers. Its own init container runs `ray health-check`, seconds of CPU each time;
 # connecting costs nothing, and the jitter keeps hosts from starting Ray all at once.
 WAIT_FOR_HEAD = (
-    "until timeout 5 bash -c 'exec 3<>/dev/tcp/$FQ_RAY_IP/6379' 2>/dev/null; do sleep 2; done; "
-    "sleep $((RANDOM % {jitter}))"
+    # The first process of a container ignores signals it has no trap for, and a trap waits for the foreground.
+    "trap 'exit 143' TERM; "
+    "until timeout 5 bash -c 'exec 3<>/dev/tcp/$FQ_RAY_IP/6379' 2>/dev/null; do sleep 2 & wait $!; done; "
+    "sleep $((RANDOM % {jitter})) & wait $!"
 )
 JITTER_SECONDS_PER_HOST = 2
 
