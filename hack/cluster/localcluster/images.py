@@ -20,11 +20,13 @@ SUITE = "bookworm"
 INCLUDE = "python3,python3-venv,ca-certificates"
 PRUNED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache/apt", "var/lib/apt/lists",
           "var/log")  # fmt: skip
-_RECIPE = "2"
+_RECIPE = "3"
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
 _EPOCH = "1700000000"
 _KEEP = 2
+_ROOM = 12 << 30
+_STALE = 24 * 3600
 
 
 def base(paths: Paths) -> Path:
@@ -32,7 +34,7 @@ def base(paths: Paths) -> Path:
 
     It stands in for the public python:3.11-slim-bookworm: Debian 12 with its Python 3.11 and venv.
     """
-    file = paths.cache / "images" / f"base-{digest([SUITE, INCLUDE, *PRUNED])}.tar"
+    file = paths.cache / "images" / f"base-{digest([SUITE, INCLUDE, _RECIPE, *PRUNED])}.tar"
     with locked(paths.cache / "images/.base.lock", "the base image"):
         if not file.exists():
             began = time.monotonic()
@@ -54,7 +56,7 @@ def image(paths: Paths, name: str, dockerfile: Path, context: Path) -> Path:
     base_archive = base(paths)
     sources = copied(dockerfile.read_text())
     content = [part for source in sources for part in _content(context, source)]
-    key = digest([dockerfile.read_bytes(), base_archive.name, _RECIPE, name, *content])
+    key = digest([dockerfile.read_bytes(), base_archive.name, name, *content])
     label = re.sub(r"[^a-z0-9.]+", "-", name.rpartition("/")[2])
     file = paths.cache / "images" / f"{label}-{key}.tar"
     with locked(paths.cache / f"images/.{label}.lock", f"building {name}"):
@@ -122,10 +124,9 @@ def _stage(context: Path, sources: list[str], into: Path) -> None:
 def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archive: Path, into: Path) -> None:
     log = paths.cache / "log" / f"image-{into.stem}.log"
     with locked(paths.cache / "images/.buildah.lock", "buildah"), tempfile.TemporaryDirectory() as secrets:
-        # A build that was killed leaves its working container mounted.
-        run([*_buildah(paths), "rm", "--all"], check=False)
+        _tidy(paths)
         _have_base(paths, base_archive)
-        command = [*_buildah(paths), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--layers=false",
+        command = [*_buildah(paths), "bud", "--isolation", "chroot", "--pull-never", "--network", "host", "--layers",
                    "--timestamp", _EPOCH, "--format", "oci", *_secrets(Path(secrets)), "--build-arg", f"BASE_IMAGE={BASE}",
                    "--file", dockerfile, "--tag", name, context]  # fmt: skip
         run_logged(command, log, f"building {name}", seconds=2400)
@@ -143,6 +144,16 @@ def _buildah(paths: Paths) -> list[str | Path]:
         policy.parent.mkdir(parents=True, exist_ok=True)
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
     return ["buildah", "--root", root, "--runroot", "/run/dpojob-buildah", "--storage-driver", "overlay"]
+
+
+def _tidy(paths: Paths) -> None:
+    """Remove what a killed build left, and the layers kept for the next build when the disk is nearly full."""
+    run([*_buildah(paths), "rm", "--all"], check=False)
+    if shutil.disk_usage(paths.cache).free < _ROOM:
+        run([*_buildah(paths), "rmi", "--all", "--force"], check=False, seconds=300)
+    for folder in (paths.cache / "images").glob("tmp*"):
+        if time.time() - folder.stat().st_mtime > _STALE:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _have_base(paths: Paths, archive: Path) -> None:

@@ -25,6 +25,7 @@ def archive(into: Path, files: Mapping[str, Path], config: Mapping[str, Any]) ->
         _layer(layer, files)
         layer_digest, size = _hash(layer)
         image = _json({"architecture": "amd64", "os": "linux", "config": config,
+                       "history": [{"created_by": "hack/cluster"}],
                        "rootfs": {"type": "layers", "diff_ids": [layer_digest]}})  # fmt: skip
         manifest = _json({"schemaVersion": 2, "mediaType": _MANIFEST, "config": _descriptor(_CONFIG, image),
                           "layers": [{"mediaType": _LAYER, "digest": layer_digest, "size": size}]})  # fmt: skip
