@@ -47,16 +47,19 @@ def test_existing_rayjob_of_ours_is_adopted_without_a_status():
     assert (made.stage, made.attempt) == (Stage.STARTING, 1)
 
 
-@pytest.mark.parametrize("child", ["ray_job", "config_map"])
-def test_foreign_object_with_our_name_stalls(child):
-    job = b.make_job()
-    foreign = {
-        "ray_job": b.make_ray_job(owner_uid="other"),
-        "config_map": ConfigMapView(owner_uid=None, text="x"),
-    }
-    made = plan(job, b.observe(job, **{child: foreign[child]}))
-    assert (made.stage, made.reason) == (Stage.STALLED, OperatorReason.NAME_CONFLICT)
-    assert made.actions == ()
+FOREIGN = [{"ray_job": b.make_ray_job(owner_uid="other")}, {"config_map": ConfigMapView(None, "x")}]
+
+
+@pytest.mark.parametrize("found", FOREIGN, ids=["RayJob", "ConfigMap"])
+def test_foreign_object_with_our_name_stalls(found):
+    made = plan(b.make_job(), b.nothing(**found))
+    assert (made.stage, made.reason, made.actions) == (Stage.STALLED, OperatorReason.NAME_CONFLICT, ())
+
+
+def test_foreign_config_map_does_not_touch_a_run():
+    job = b.make_job(status=b.active())
+    made = plan(job, b.observe(job, config_map=ConfigMapView(None, "x")))
+    assert (made.stage, made.actions) == (Stage.RUNNING, ())
 
 
 def test_deleted_rayjob_loses_the_attempt():

@@ -201,6 +201,14 @@ def test_events_of_transitions(old, new, told):
     assert [c.type for c in transitions.transitions(before, now)] == told
 
 
+@pytest.mark.parametrize(("reason", "level"), [("HostLost", "Warning"), ("WaitingForPods", "Normal")])
+def test_event_of_a_loss_is_a_warning(reason, level):
+    body = {"metadata": {"name": "j", "namespace": "ns"}}
+    assert (
+        transitions.build_event(body, b.make_condition("Reconciling", reason=reason), b.NOW)["type"] == level
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "level"), [("Failed", "Warning"), ("Stalled", "Warning"), ("Running", "Normal")]
 )

@@ -140,7 +140,9 @@ def stalled(number: int, problem: preflight.Problem) -> Plan:
 def find_conflict(job: DPOJob, observed: Observed) -> preflight.Problem | None:
     """Return whether an object with the attempt's name belongs to something else."""
     name = metadata.attempt_name(job.metadata.name, observed.attempt)
-    children = {"RayJob": observed.ray_job, "ConfigMap": observed.config_map}
+    # A run goes on whatever becomes of its ConfigMap; only a new attempt needs the name.
+    config_map = observed.config_map if observed.ray_job is None else None
+    children = {"RayJob": observed.ray_job, "ConfigMap": config_map}
     for kind, child in children.items():
         if child is not None and child.owner_uid != job.metadata.uid:
             message = f"{kind} {name!r} exists and does not belong to this DPOJob: delete it, or use another job name."
@@ -196,7 +198,9 @@ def repairs(job: DPOJob, observed: Observed) -> tuple[Action, ...]:
     """Return what brings the attempt's ConfigMap back to its desired state."""
     desired = configmap.config_text(job, observed.attempt)
     found = observed.config_map
-    return () if found is not None and found.text == desired else (Apply(observed.attempt),)
+    if found is None or (found.owner_uid == job.metadata.uid and found.text != desired):
+        return (Apply(observed.attempt),)
+    return ()
 
 
 def has_ended(ray_job: RayJobView) -> bool:

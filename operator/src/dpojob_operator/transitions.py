@@ -4,18 +4,24 @@ from datetime import datetime
 from typing import Any
 
 from dpojob_api import constants
-from dpojob_api.reasons import ConditionType
+from dpojob_api.reasons import ConditionType, OperatorReason
 from dpojob_api.status import Condition
 from dpojob_operator.words import shortened
 
 MAX_NOTE = 1000
 WARNINGS = frozenset({ConditionType.FAILED.value, ConditionType.STALLED.value})
+LOSSES = frozenset({OperatorReason.HOST_LOST, OperatorReason.HEAD_LOST, OperatorReason.ATTEMPT_LOST})
 
 
 def transitions(old: list[Condition], new: list[Condition]) -> list[Condition]:
     """Return the conditions that have become True, or are True for another reason than before."""
     before = {condition.type: (condition.status, condition.reason) for condition in old}
     return [c for c in new if c.status == "True" and before.get(c.type) != ("True", c.reason)]
+
+
+def is_warning(condition: Condition) -> bool:
+    """Return whether somebody may want to look at a transition."""
+    return condition.type in WARNINGS or condition.reason in LOSSES
 
 
 def build_event(involved: dict[str, Any], condition: Condition, now: datetime) -> dict[str, Any]:
@@ -40,7 +46,7 @@ def build_event(involved: dict[str, Any], condition: Condition, now: datetime) -
             "uid": meta.get("uid", ""),
             "resourceVersion": meta.get("resourceVersion", ""),
         },
-        "type": "Warning" if condition.type in WARNINGS else "Normal",
+        "type": "Warning" if is_warning(condition) else "Normal",
         "reason": condition.reason,
         "message": shortened(condition.message, MAX_NOTE),
         "source": {"component": constants.FIELD_MANAGER},
