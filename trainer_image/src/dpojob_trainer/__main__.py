@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
 from dpojob_api.reasons import TrainerReason
+from dpojob_api.result import TrainerResult
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,6 +21,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     drive.add_argument(
         "--metrics-port", type=int, default=METRICS_PORT, help="port of the Prometheus endpoint"
     )
+    local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
+    local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
     return parser.parse_args(argv)
 
 
@@ -27,12 +30,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the last line printed is the result, the exit code says whether it is a success."""
     args = arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    from dpojob_trainer.driver import drive
-
-    result = drive(args.config, args.metrics_port)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
     return 0 if result.reason is TrainerReason.SUCCEEDED else 1
+
+
+def run(args: argparse.Namespace) -> TrainerResult:
+    """Run the command that the arguments name."""
+    if args.command == "local":
+        from dpojob_trainer.local import run_local
+
+        return run_local(args.config)
+    from dpojob_trainer.driver import drive
+
+    return drive(args.config, args.metrics_port)
 
 
 if __name__ == "__main__":

@@ -149,8 +149,13 @@ def name_the_lost(gang: Gang, receiver: Receiver, error: TrainerError) -> Traine
     return error
 
 
-def conclude(config: TrainerConfig, reports: list[HostReport], board: Board) -> TrainerResult:
-    """Check the result, write the summary, show it and wait until it was read once.
+def conclude(
+    config: TrainerConfig,
+    reports: list[HostReport],
+    board: Board,
+    scrape_seconds: float = FINAL_SCRAPE_SECONDS,
+) -> TrainerResult:
+    """Check the result, write the summary, show it and wait until it was read once, `scrape_seconds` at most.
 
     Raises:
         TrainerError: StoppedEarly, LossNotFinite, ExportFailed or OutputNotWritable.
@@ -162,8 +167,8 @@ def conclude(config: TrainerConfig, reports: list[HostReport], board: Board) -> 
     for step, numbers in sorted(first.evaluations.items()):
         board.update(Evaluation(step, numbers))
     board.finish(first.step, first.total)
-    if not board.wait_for_final_scrape(FINAL_SCRAPE_SECONDS):
-        log.info("nobody read the final metrics within %.0f s", FINAL_SCRAPE_SECONDS)
+    if not board.wait_for_final_scrape(scrape_seconds):
+        log.info("nobody read the final metrics within %.0f s", scrape_seconds)
     return TrainerResult(
         reason=TrainerReason.SUCCEEDED,
         message=f"{first.step} steps; results are in {config.output.uri}",

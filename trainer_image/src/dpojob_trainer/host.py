@@ -81,6 +81,8 @@ def run_host(task: HostTask) -> bool:
     Nothing is raised: a failure is told as a documented reason, its traceback goes to this host's log.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # Orbax tells every step of every save through absl.
+    logging.getLogger("absl").setLevel(logging.WARNING)
     sender = Sender(task.driver, task.rank)
     outcome = outcome_of(task, sender)
     sender.send(outcome)

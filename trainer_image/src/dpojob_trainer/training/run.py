@@ -73,7 +73,7 @@ class Recorder:
             return
         self._emit(Step(step, self._total, numbers))
         if step % self._config.training.log_steps == 0 or step == self._total:
-            self._write({"step": step, "epoch_total": self._total} | numbers)
+            self._write({"step": step, "total": self._total} | numbers)
             self._tracker.log("train", step, numbers)
         if step % self._config.training.report_steps == 0 or step in (1, self._total):
             log.info("step %d/%d %s", step, self._total, _words(numbers))
