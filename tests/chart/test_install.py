@@ -16,6 +16,7 @@ import pytest
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = str(ROOT / "charts/dpojob-operator")
@@ -28,7 +29,14 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def api(kubeconfig: Path) -> client.ApiClient:
-    return config.new_client_from_config(str(kubeconfig))
+    api = config.new_client_from_config(str(kubeconfig))
+    try:
+        client.VersionApi(api).get_code(_request_timeout=10)
+    except HTTPError as error:
+        pytest.fail(
+            f"the cluster of {kubeconfig} does not answer ({error}); run make cluster-up", pytrace=False
+        )
+    return api
 
 
 @pytest.fixture(scope="module")
@@ -171,19 +179,19 @@ class TestPrivileges:
         ("create", "", "serviceaccounts/token"),
     )
 
-    @pytest.mark.parametrize(("verb", "group", "resource"), ALLOWED, ids="-".join)
+    @pytest.mark.parametrize(("verb", "group", "resource"), ALLOWED, ids=map(" ".join, ALLOWED))
     def test_operator_may(
         self, api: client.ApiClient, release: str, namespace: str, verb: str, group: str, resource: str
     ) -> None:
         assert may(api, operator(namespace), namespace, verb, group, resource)
 
-    @pytest.mark.parametrize(("verb", "group", "resource"), FORBIDDEN, ids="-".join)
+    @pytest.mark.parametrize(("verb", "group", "resource"), FORBIDDEN, ids=map(" ".join, FORBIDDEN))
     def test_operator_may_not(
         self, api: client.ApiClient, release: str, namespace: str, verb: str, group: str, resource: str
     ) -> None:
         assert not may(api, operator(namespace), namespace, verb, group, resource)
 
-    @pytest.mark.parametrize(("verb", "group", "resource"), ALLOWED, ids="-".join)
+    @pytest.mark.parametrize(("verb", "group", "resource"), ALLOWED, ids=map(" ".join, ALLOWED))
     def test_operator_of_one_namespace_may_not_elsewhere(
         self, api: client.ApiClient, release: str, namespace: str, verb: str, group: str, resource: str
     ) -> None:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD_FILE = ROOT / "crds/dpojob.io_dpojobs.yaml"
@@ -104,7 +105,12 @@ def api_client() -> client.ApiClient:
     path = Path(os.environ.get("KUBECONFIG") or ROOT / ".cluster/etc/admin.kubeconfig")
     if not path.exists():
         pytest.fail(f"no cluster: {path} does not exist; run make cluster-up", pytrace=False)
-    return config.new_client_from_config(str(path))
+    api = config.new_client_from_config(str(path))
+    try:
+        client.VersionApi(api).get_code(_request_timeout=10)
+    except HTTPError as error:
+        pytest.fail(f"the cluster of {path} does not answer ({error}); run make cluster-up", pytrace=False)
+    return api
 
 
 @pytest.fixture(scope="session")
