@@ -9,7 +9,7 @@ from tests.unit import operator_builders as b
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.status import DPOJobStatus, FinalMetrics
-from dpojob_operator import decide
+from dpojob_operator import decide, history
 from dpojob_operator.decide import Apply, Create, Delete, Kind, Stage
 from dpojob_operator.observed import ConfigMapView, Prerequisites, RayClusterView
 from dpojob_operator.settings import Settings
@@ -266,7 +266,7 @@ def test_stopped_job_has_failed():
     [([], 1), ([b.make_attempt()], 1), ([b.make_attempt(outcome="Lost")], 2), ([b.make_attempt(7)], 7)],
 )
 def test_number_of_the_attempt_that_is_due(attempts, number):
-    assert decide.attempt_number(DPOJobStatus(attempts=attempts)) == number
+    assert history.attempt_number(DPOJobStatus(attempts=attempts)) == number
 
 
 def test_single_host_slice_runs_with_one_host():

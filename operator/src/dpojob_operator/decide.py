@@ -5,11 +5,10 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from dpojob_api.constants import MAX_ATTEMPT
-from dpojob_api.reasons import ConditionType, OperatorReason, TrainerReason
+from dpojob_api.reasons import OperatorReason, TrainerReason
 from dpojob_api.result import find_result
-from dpojob_api.status import AttemptStatus, Condition, DPOJobStatus
 from dpojob_api.v1alpha1 import DPOJob, shape_of
-from dpojob_operator import words
+from dpojob_operator import history, words
 from dpojob_operator.desired import configmap, metadata
 from dpojob_operator.observed import Observed, Prerequisites, RayJobView
 from dpojob_operator.policy import failure, loss, preflight
@@ -87,31 +86,6 @@ class Plan:
     requeue_after: float | None = POLL_SECONDS
 
 
-def is_terminal(status: DPOJobStatus) -> bool:
-    """Return whether a job has ended for good."""
-    final = (ConditionType.COMPLETE, ConditionType.FAILED)
-    return any(c.type in final and c.status == "True" for c in status.conditions)
-
-
-def condition_of(status: DPOJobStatus, kind: ConditionType) -> Condition | None:
-    """Return a condition by type."""
-    return next((c for c in status.conditions if c.type == kind), None)
-
-
-def attempt_number(status: DPOJobStatus) -> int:
-    """Return the number of the attempt that is due or active."""
-    if not status.attempts:
-        return 1
-    last = status.attempts[-1]
-    return last.number + 1 if last.outcome == "Lost" else last.number
-
-
-def active_attempt(status: DPOJobStatus) -> AttemptStatus | None:
-    """Return the attempt that has been created and not ended."""
-    last = status.attempts[-1] if status.attempts else None
-    return last if last is not None and last.outcome == "Active" else None
-
-
 def decide(job: DPOJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     """Return what to do next about a job that has not ended."""
     number, ray_job = observed.attempt, observed.ray_job
@@ -125,7 +99,7 @@ def decide(job: DPOJob, observed: Observed, settings: Settings, now: datetime) -
         return stalled(number, conflict)
     if ray_job is not None:
         return observe_attempt(job, observed, ray_job, now)
-    if active_attempt(job.status) is not None:
+    if history.active_attempt(job.status) is not None:
         name = metadata.attempt_name(job.metadata.name, number)
         message = f"RayJob {name} was deleted by somebody else; a new attempt follows."
         return Plan(Stage.LOST, number, OperatorReason.ATTEMPT_LOST, message, requeue_after=0)
@@ -225,7 +199,7 @@ def ended(job: DPOJob, observed: Observed, ray_job: RayJobView) -> Plan:
             f"look at {job.spec.output.uri} for what it wrote."
         )
         return Plan(Stage.FAILED, number, OperatorReason.RESULT_MISSING, message)
-    why = failure.classify(ray_job, active_attempt(job.status), last_waiting(job.status))
+    why = failure.classify(ray_job, history.active_attempt(job.status), history.last_waiting(job.status))
     return Plan(Stage.FAILED, number, why.reason, why.message)
 
 
@@ -234,29 +208,15 @@ def succeeded(job: DPOJob, number: int) -> Plan:
     return Plan(Stage.SUCCEEDED, number, OperatorReason.FINISHED, f"The model is in {job.spec.output.uri}.")
 
 
-def last_waiting(status: DPOJobStatus) -> str | None:
-    """Return what the pods waited for when they were last seen."""
-    reconciling = condition_of(status, ConditionType.RECONCILING)
-    if reconciling is None or reconciling.reason != OperatorReason.WAITING_FOR_PODS:
-        return None
-    return reconciling.message
-
-
-def running_since(status: DPOJobStatus) -> datetime | None:
-    """Return since when the trainer has run on all hosts."""
-    running = condition_of(status, ConditionType.RUNNING)
-    return running.last_transition_time if running is not None and running.status == "True" else None
-
-
 def find_loss(job: DPOJob, observed: Observed, ray_job: RayJobView) -> failure.Failure | None:
     """Return the loss of a pod; one that was seen before stays, a rebuilt slice does not bring the run back."""
-    active = active_attempt(job.status)
+    active = history.active_attempt(job.status)
     known = failure.known_loss(active)
     if known is not None:
         return known
     if ray_job.deployment_status != "Running" or ray_job.suspended:
         return None
-    return loss.find_loss(observed, shape_of(job.spec).hosts, running_since(job.status))
+    return loss.find_loss(observed, shape_of(job.spec).hosts, history.running_since(job.status))
 
 
 def ending(
@@ -265,7 +225,7 @@ def ending(
     """Return the plan after a loss: let the driver say why, then end the attempt."""
     if has_finished(job, observed):
         return succeeded(job, observed.attempt)
-    active = active_attempt(job.status)
+    active = history.active_attempt(job.status)
     since = active.end_time if active is not None and active.end_time is not None else now
     grace = HEAD_GRACE if lost.reason == OperatorReason.HEAD_LOST else HOST_GRACE
     stage = Stage.FAILED if now - since >= grace else Stage.ENDING
@@ -283,7 +243,7 @@ def find_overdue(
     limit = timedelta(seconds=job.spec.runtime.startup_deadline_seconds) + DEADLINE_GRACE
     if begun is None or now < begun + limit:
         return None
-    return failure.startup_failure(last_waiting(job.status) or waiting(job, observed, ray_job)[1])
+    return failure.startup_failure(history.last_waiting(job.status) or waiting(job, observed, ray_job)[1])
 
 
 def is_running(job: DPOJob, observed: Observed, ray_job: RayJobView) -> bool:

@@ -14,7 +14,7 @@ import httpx
 
 from dpojob_api import constants
 from dpojob_api.v1alpha1 import DPOJob
-from dpojob_operator import decide, kube, parse, trainer_metrics
+from dpojob_operator import history, kube, parse, trainer_metrics
 from dpojob_operator.desired import metadata, rayjob, storage
 from dpojob_operator.errors import ForbiddenError, NotFoundError
 from dpojob_operator.observed import Observed, PodView, Prerequisites, RayClusterView, RayJobView, Scrape
@@ -44,7 +44,7 @@ class Observer:
         Raises:
             KubeError: the API server does not answer or refuses a read.
         """
-        attempt = decide.attempt_number(job.status)
+        attempt = history.attempt_number(job.status)
         namespace, name = job.metadata.namespace, metadata.attempt_name(job.metadata.name, attempt)
         pods = await self._pods(job)
         clusters = await self._clusters(job)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import Condition, DPOJobStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import decide, kube, status, transitions
+from dpojob_operator import decide, history, kube, status, transitions
 from dpojob_operator.decide import Apply, Create, Delete, Kind, Plan, Stage
 from dpojob_operator.desired import configmap, rayjob
 from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
@@ -77,7 +77,7 @@ class Reconciler:
             plan_of(job.spec)
         except (ValidationError, ValueError) as error:
             return await self._invalid(body, error)
-        if decide.is_terminal(job.status):
+        if history.is_terminal(job.status):
             self._told(key, job.status.summary)
             return await self._clean_up(job)
         return await self._advance(job, body)
@@ -170,7 +170,7 @@ class Reconciler:
     async def _invalid(self, body: Json, error: ValueError) -> float | None:
         meta = body["metadata"]
         old = readable_conditions(body)
-        if decide.is_terminal(DPOJobStatus(conditions=old)):
+        if history.is_terminal(DPOJobStatus(conditions=old)):
             return None
         new = status.invalid_status(old, meta.get("generation", 1), explain(error), self._clock())
         wire = {"summary": status.SUMMARY[Stage.STALLED], "conditions": [c.to_wire() for c in new]}
