@@ -51,7 +51,7 @@ images: cluster-up ## Build the operator and trainer images and load them into t
 	@$(CLUSTER) image localhost/dpojob-trainer:dev --dockerfile trainer_image/Dockerfile --context .
 
 install: images ## Install KubeRay and our chart into the local cluster
-	@eval "$$($(CLUSTER) env)" && helm upgrade --install dpojob charts/dpojob-operator \
+	@eval "$$($(CLUSTER) env)" && helm upgrade --install dpojob charts/dpojob-operator --take-ownership \
 	  --namespace dpojob-system --create-namespace --values hack/cluster/values.yaml --wait --timeout 180s >/dev/null
 	@eval "$$($(CLUSTER) env)" && kubectl -n dpojob-system rollout restart deploy/dpojob-operator >/dev/null \
 	  && kubectl -n dpojob-system rollout status deploy/dpojob-operator --timeout=120s
@@ -59,7 +59,12 @@ install: images ## Install KubeRay and our chart into the local cluster
 bench-spine: venv install ## Measure the stages of a job, the operator and the hosts
 	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PY) -m benchmarks.spine --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)"
 
-test-cluster: venv install ## Admission, chart and operator on the local cluster's API server
+uninstall: ## Remove our chart from the local cluster; jobs and their CRD stay
+	@eval "$$($(CLUSTER) env)" && helm uninstall dpojob --namespace dpojob-system --ignore-not-found --wait >/dev/null
+
+# These tests run operators of their own, which must not share their jobs with an installed one.
+test-cluster: venv images ## Admission, chart and operator on the local cluster's API server
+	@$(MAKE) -s uninstall
 	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/crd tests/chart tests/integration
 
 test-e2e: venv install ## Whole jobs on real pods of the local cluster
@@ -71,6 +76,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## All tests
 
-.PHONY: help venv lock generate verify fmt test-unit test-trainer images install test-cluster test-e2e bench-spine demo test
+.PHONY: help venv lock generate verify fmt test-unit test-trainer images install uninstall test-cluster test-e2e bench-spine demo test
 
 -include hack/cluster/cluster.mk
