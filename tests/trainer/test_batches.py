@@ -1,0 +1,145 @@
+"""Which pairs make up a step, how they are padded, and the plan of steps and learning rates."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from tests.trainer.jobs import Claim
+
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.spec import Scheduler, TrainingSpec
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.training import failures, plan
+from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches, collate
+
+PADDING = Padding(prompt=4, completion=3, pad_id=9)
+
+
+def pairs(count: int) -> Dataset:
+    """Pair n has prompt [n], chosen [n, n] and rejected [n, n, n]."""
+    rows = [{"prompt_ids": [n], "chosen_ids": [n] * 2, "rejected_ids": [n] * 3} for n in range(count)]
+    return Dataset.from_list(rows)
+
+
+def train(count: int, *, shuffle: bool, seed: int = 7) -> TrainBatches:
+    return TrainBatches(pairs(count), 4, PADDING, seed, shuffle)
+
+
+def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:
+    batch = collate({"prompt_ids": [[1, 2]], "chosen_ids": [[3]], "rejected_ids": [[4, 5, 6]]}, PADDING)
+    assert batch["prompt_input_ids"].tolist() == [[9, 9, 1, 2]]
+    assert batch["prompt_attention_mask"].tolist() == [[0, 0, 1, 1]]
+    assert batch["chosen_input_ids"].tolist() == [[3, 9, 9]]
+    assert batch["chosen_attention_mask"].tolist() == [[1, 0, 0]]
+    assert batch["rejected_attention_mask"].tolist() == [[1, 1, 1]]
+    assert all(array.dtype == np.int32 for array in batch.values())
+
+
+def test_an_empty_prompt_is_all_padding() -> None:
+    batch = collate({"prompt_ids": [[]], "chosen_ids": [[3]], "rejected_ids": [[4]]}, PADDING)
+    assert batch["prompt_attention_mask"].tolist() == [[0, 0, 0, 0]]
+
+
+def test_without_shuffle_the_file_order_repeats() -> None:
+    batches = train(10, shuffle=False)
+    assert [batches.indices(step).tolist() for step in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+
+
+def test_every_epoch_has_its_own_order_without_repeating_a_pair() -> None:
+    batches = train(8, shuffle=True)
+    epochs = [np.concatenate([batches.indices(2 * e), batches.indices(2 * e + 1)]).tolist() for e in range(3)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_step_depends_on_seed_and_number_alone() -> None:
+    first, again, other = train(40, shuffle=True), train(40, shuffle=True), train(40, shuffle=True, seed=8)
+    assert first.indices(13).tolist() == again.indices(13).tolist()
+    assert first.indices(13).tolist() != other.indices(13).tolist()
+
+
+def test_the_last_evaluation_batch_is_filled_up_with_weight_0() -> None:
+    batches = EvalBatches(pairs(5), 4, PADDING)
+    weights = [w.tolist() for _, w in batches]
+    assert weights == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert {len(batch["prompt_input_ids"]) for batch, _ in batches} == {4}
+
+
+def test_max_eval_steps_limits_the_batches() -> None:
+    assert len(list(EvalBatches(pairs(9), 4, PADDING, limit=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [
+        ({"epochs": 2}, 2 * (50 // 8)),
+        ({}, 50 // 8),
+        ({"max_steps": 100}, 100),
+    ],
+)
+def test_total_steps(training: dict[str, int], steps: int) -> None:
+    assert plan.total_steps(TrainingSpec(global_batch_size=8, **training), 50) == steps
+
+
+@pytest.mark.parametrize("scheduler", [Scheduler.COSINE, Scheduler.LINEAR])
+def test_the_learning_rate_rises_then_falls_to_its_end_on_the_last_step(scheduler: Scheduler) -> None:
+    training = TrainingSpec(learning_rate=1e-3, learning_rate_end=1e-4, scheduler=scheduler, warmup_steps=4)
+    rate = plan.learning_rate(training, 20)
+    rates = [float(rate(step)) for step in range(20)]
+    assert rates[0] == pytest.approx(1e-3 / 5)
+    assert rates[4] == pytest.approx(1e-3) == max(rates)
+    assert rates[19] == pytest.approx(1e-4)
+    assert rates[:5] == sorted(rates[:5])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_a_constant_learning_rate_may_be_warmed_up() -> None:
+    rate = plan.learning_rate(
+        TrainingSpec(learning_rate=1e-3, scheduler=Scheduler.CONSTANT, warmup_steps=2), 10
+    )
+    assert float(rate(0)) < float(rate(1)) < 1e-3
+    assert [float(rate(step)) for step in (2, 9)] == pytest.approx([1e-3, 1e-3])
+
+
+def test_a_run_of_one_step_takes_the_peak() -> None:
+    assert float(plan.learning_rate(TrainingSpec(learning_rate=1e-3, warmup_steps=9), 1)(0)) == pytest.approx(
+        1e-3
+    )
+
+
+def test_large_logits_are_formed_in_chunks() -> None:
+    assert plan.lm_head_chunk(2, 64, 512) is None
+    chunk = plan.lm_head_chunk(4, 4096, 151936)
+    assert chunk is not None
+    assert 4 * chunk * 151936 * 4 <= plan.MAX_LOGIT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"),
+            "OutOfMemory",
+            "gradientCheckpointing",
+        ),
+        (MemoryError(), "OutOfMemory", "accelerator.type"),
+        (RuntimeError("Gloo all-reduce: Connection closed by peer"), "HostLost", "another host"),
+        (TypeError("bad\nTraceback"), "TrainingFailed", "TypeError: bad"),
+        (KeyError(), "TrainingFailed", "KeyError"),
+    ],
+)
+def test_an_exception_gets_its_reason(claim: Claim, error: Exception, reason: str, words: str) -> None:
+    found = failures.explain(error, claim.config("x"))
+    assert found.reason.value == reason
+    assert words in found.message
+    assert "\n" not in found.message
+
+
+def test_a_documented_failure_stays_as_it_is(claim: Claim) -> None:
+    error = TrainerError(TrainerReason.DATASET_EMPTY, "none", step=3)
+    assert failures.explain(error, claim.config("x")) is error
+
+
+def test_memory_hints_leave_out_what_is_already_so(claim: Claim) -> None:
+    hints = failures.memory_hints(claim.config("x", gradientCheckpointing="nothing_saveable"))
+    assert "gradientCheckpointing" not in hints
+    assert "maxCompletionLength" in hints
