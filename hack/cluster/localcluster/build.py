@@ -68,6 +68,8 @@ def build(paths: Paths, names: list[str] | None = None) -> dict[str, float]:
     known = {program.name for program in PROGRAMS}
     if unknown := set(names or ()) - known:
         raise Problem(f"unknown program {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    if names and "kuberay" in names:
+        names = [*names, "kubernetes"]
     took: dict[str, float] = {}
     for program in PROGRAMS:
         if not names or program.name in names:

@@ -58,7 +58,7 @@ def image(paths: Paths, name: str, dockerfile: Path, context: Path) -> Path:
     content = [part for source in sources for part in _content(context, source)]
     key = digest([dockerfile.read_bytes(), base_archive.name, name, *content])
     label = re.sub(r"[^a-z0-9.]+", "-", name.rpartition("/")[2])
-    file = paths.cache / "images" / f"{label}-{key}.tar"
+    file = paths.cache / "images" / f"{label}-{key}.json"
     with locked(paths.cache / f"images/.{label}.lock", f"building {name}"):
         if file.exists():
             os.utime(file)
@@ -68,8 +68,7 @@ def image(paths: Paths, name: str, dockerfile: Path, context: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=file.parent) as staged:
             _stage(context, sources, Path(staged))
             _build(paths, name, dockerfile, Path(staged), base_archive, file)
-        step(f"built {name} in {time.monotonic() - began:.0f} s ({file.stat().st_size >> 20} MiB)")
-        _prune(file, label)
+        step(f"built {name} in {time.monotonic() - began:.0f} s ({oci.size(file) >> 20} MiB)")
     return file
 
 
@@ -122,7 +121,7 @@ def _stage(context: Path, sources: list[str], into: Path) -> None:
 
 
 def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archive: Path, into: Path) -> None:
-    log = paths.cache / "log" / f"image-{into.stem}.log"
+    log = paths.cache / "log" / f"image-{into.stem.rpartition('-')[0]}.log"
     with locked(paths.cache / "images/.buildah.lock", "buildah"), tempfile.TemporaryDirectory() as secrets:
         _tidy(paths)
         _have_base(paths, base_archive)
@@ -134,7 +133,8 @@ def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archiv
             # Not oci-archive: buildah compresses that whatever it is told, minutes for a large image.
             run([*_buildah(paths), "push", "--disable-compression", name, f"dir:{layers}"], seconds=900)
             run([*_buildah(paths), "rmi", name], check=False)
-            oci.repack(Path(layers), into)
+            oci.adopt(Path(layers), into)
+        _prune(into)
 
 
 def _buildah(paths: Paths) -> list[str | Path]:
@@ -174,10 +174,12 @@ def _secrets(folder: Path) -> list[str]:
     return words
 
 
-def _prune(newest: Path, label: str) -> None:
-    files = sorted(newest.parent.glob(f"{label}-*.tar"), key=lambda f: f.stat().st_mtime, reverse=True)
+def _prune(newest: Path) -> None:
+    label = newest.stem.rpartition("-")[0]
+    files = sorted(newest.parent.glob(f"{label}-*.json"), key=lambda f: f.stat().st_mtime, reverse=True)
     for old in files[_KEEP:]:
         old.unlink()
+    oci.sweep(newest.parent)
 
 
 def _bootstrap(paths: Paths, into: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from pathlib import Path
 
 from . import oci
@@ -24,11 +26,17 @@ def load(paths: Paths, archive: Path, name: str) -> bool:
         raise Problem(f"no such archive: {archive}")
     if oci.index_digest(archive) == present(paths).get(name):
         return False
-    step(f"importing {name} ({archive.stat().st_size >> 20} MiB)")
-    ctr(paths, "images", "import", "--index-name", name, archive, seconds=600)
+    known = set(ctr(paths, "content", "ls", "-q").split())
+    step(f"importing {name} ({oci.size(archive, known) >> 20} MiB)")
+    try:
+        _import(paths, archive, name, known)
+    except Problem:
+        # A blob that no image held may have been collected since it was listed: send all of them.
+        _import(paths, archive, name, set())
     wait_for(
         f"image {name} known to the kubelet", lambda: _managed(paths, name), 30, paths.log / "containerd.log"
     )
+    _drop_untagged(paths)
     return True
 
 
@@ -44,6 +52,31 @@ def clear_containers(paths: Paths) -> int:
     if names:
         ctr(paths, "containers", "rm", *names, seconds=300, check=False)
     return len(names)
+
+
+def _import(paths: Paths, archive: Path, name: str, known: set[str]) -> None:
+    command = ["ctr", "-a", str(paths.socket), "-n", "k8s.io", "images", "import", "--index-name", name, "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdin and child.stderr
+        with contextlib.suppress(BrokenPipeError), child.stdin:
+            oci.stream(archive, child.stdin, known)
+        said = child.stderr.read().decode(errors="replace").strip()
+    if child.returncode:
+        raise Problem(
+            f"containerd does not take {archive} as {name}: {said}; look in {paths.log / 'containerd.log'}"
+        )
+
+
+def _drop_untagged(paths: Paths) -> None:
+    """Remove the images that lost their name to a newer version; a running container keeps its own snapshot."""
+    images = present(paths)
+    named = {digest for name, digest in images.items() if not name.startswith("sha256:")}
+    if stale := [
+        name for name, digest in images.items() if name.startswith("sha256:") and digest not in named
+    ]:
+        ctr(paths, "images", "rm", *stale, seconds=300, check=False)
 
 
 def _managed(paths: Paths, name: str) -> bool:
