@@ -21,19 +21,24 @@ Arrays = dict[str, Any]
 
 
 class Checkpoints:
-    """Saves and restores the parameters, the optimizer and the step of an EasyDeL state."""
+    """Saves and restores the parameters, the optimizer and the step of an EasyDeL state.
+
+    Raises:
+        TrainerError: CheckpointFailed if the folder cannot be made.
+    """
 
     def __init__(self, root: str, training: TrainingSpec) -> None:
         self.folder = f"{root}/{OUTPUT_CHECKPOINTS}"
         self._with_optimizer = training.save_optimizer_state
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=training.checkpoints_to_keep or None,
-                step_prefix=STEP_PREFIX,
-                cleanup_tmp_directories=True,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=training.checkpoints_to_keep or None,
+            step_prefix=STEP_PREFIX,
+            cleanup_tmp_directories=True,
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except Exception as error:
+            raise _failed(error, None) from error
 
     def latest(self) -> int | None:
         """Return the step of the newest whole checkpoint, None without one."""

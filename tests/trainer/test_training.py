@@ -1,0 +1,262 @@
+"""DPO on one process with real EasyDeL on 8 virtual CPU devices and a tiny random Qwen3."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if "jax" not in sys.modules:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tests.trainer.jobs import TRAINING, Claim
+
+from dpojob_api.constants import OUTPUT_CHECKPOINTS, OUTPUT_MODEL
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import data, easydel_compat, store
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.progress import Evaluation, Event, HostReport, Phase, Step
+
+pytestmark = pytest.mark.jax
+
+EIGHT_CHIPS = {"accelerator": {"type": "v4-16"}}
+LN2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and what it told."""
+
+    report: HostReport
+    events: list[Event]
+
+    @property
+    def losses(self) -> list[float]:
+        return [event.numbers["loss"] for event in self.events if isinstance(event, Step)]
+
+
+Train = Callable[[TrainerConfig], Run]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Run a configuration as host 0 of 1."""
+    easydel_compat.prepare()
+    from dpojob_trainer.training import run as training
+
+    def train(config: TrainerConfig) -> Run:
+        out = store.open_store(config.output.uri)
+        out.claim(config.job.uid, config.job.name)
+        events: list[Event] = []
+        place = training.Place(0, "localhost", tmp_path_factory.mktemp("work"))
+        return Run(training.run(config, place, events.append), events)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def first(train: Train, claim: Claim) -> Run:
+    """The run that the others are compared with: 12 steps, output in `first`."""
+    return train(claim.config("first", **EIGHT_CHIPS))
+
+
+def test_it_learns(first: Run) -> None:
+    before, after = first.report.evaluations[0], first.report.evaluations[12]
+    assert before["loss"] == pytest.approx(LN2, abs=1e-6)
+    assert (before["rewards/margins"], before["rewards/accuracies"]) == (0, 0)
+    assert after["loss"] < LN2 - 0.2
+    assert after["rewards/accuracies"] > 0.9
+    assert after["rewards/margins"] == pytest.approx(
+        after["rewards/chosen"] - after["rewards/rejected"], abs=1e-5
+    )
+    assert first.losses[0] == pytest.approx(LN2, abs=1e-6)
+    assert (first.report.step, first.report.total) == (12, 12)
+
+
+def test_it_tells_its_phases_and_every_step(first: Run) -> None:
+    phases = [event.name for event in first.events if isinstance(event, Phase)]
+    assert (phases[0], phases[-1]) == ("loading", "exporting")
+    assert {"training", "evaluating"} < set(phases)
+    assert [event.step for event in first.events if isinstance(event, Step)] == list(range(1, 13))
+    assert [event.step for event in first.events if isinstance(event, Evaluation)] == [0, 6, 12]
+
+
+def test_metrics_jsonl_has_every_step_at_full_precision(first: Run, claim: Claim) -> None:
+    lines = [line for line in claim.metrics("first") if line["attempt"] == 1]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["loss"] for line in steps] == first.losses
+    names = {"grad_norm", "learning_rate", "seconds", "total"}
+    names |= {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
+    assert all(names < line.keys() for line in steps)
+    evaluations = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+    assert evaluations == {step: found["loss"] for step, found in first.report.evaluations.items()}
+
+
+SCORE = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM
+tuned, base = (AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32) for p in sys.argv[1:3])
+def logp(model, prompt, completion):
+    ids = torch.tensor([prompt + completion])
+    scores = model(ids).logits[0, :-1].log_softmax(-1)
+    return scores.gather(1, ids[0, 1:, None])[-len(completion):].sum().item()
+margins = []
+with torch.no_grad():
+    for row in json.load(open(sys.argv[3])):
+        gain = [logp(tuned, row["prompt_ids"], row[side]) - logp(base, row["prompt_ids"], row[side])
+                for side in ("chosen_ids", "rejected_ids")]
+        margins.append(0.1 * (gain[0] - gain[1]))
+print(json.dumps(sum(margins) / len(margins)))
+"""
+
+
+def test_the_exported_model_has_the_reward_margin_in_transformers(
+    first: Run, claim: Claim, tmp_path: Path
+) -> None:
+    """The margin that training reports is recomputed with torch from the exported files, pair by pair, unpadded."""
+    prepared = data.prepare(claim.config("first"), claim.path / "model")
+    assert prepared.evaluation is not None
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps(list(prepared.evaluation)))
+    models = [str(claim.path / "first" / OUTPUT_MODEL), str(claim.path / "model")]
+    env = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCORE, *models, str(rows)],
+        env=env, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(
+        first.report.evaluations[12]["rewards/margins"], abs=2e-3
+    )
+
+
+def test_a_resumed_run_repeats_the_losses_exactly(first: Run, train: Train, claim: Claim) -> None:
+    output = copy_output(claim, "first", "resumed")
+    shutil.rmtree(output / OUTPUT_CHECKPOINTS / "step_12")
+    again = train(claim.config("resumed", attempt=2, **EIGHT_CHIPS))
+    assert again.report.resumed_from == 10
+    assert again.losses == first.losses[10:]
+    assert again.report.evaluations[12]["loss"] == first.report.evaluations[12]["loss"]
+
+
+def test_a_finished_run_is_only_exported_again(first: Run, train: Train, claim: Claim) -> None:
+    shutil.rmtree(copy_output(claim, "first", "finished") / OUTPUT_MODEL)
+    again = train(claim.config("finished", attempt=2, **EIGHT_CHIPS))
+    assert (again.report.resumed_from, again.losses) == (12, [])
+    assert (claim.path / "finished" / OUTPUT_MODEL / "config.json").is_file()
+
+
+def test_without_optimizer_state_the_learning_rate_goes_on(train: Train, claim: Claim) -> None:
+    spec = EIGHT_CHIPS | {"training": TRAINING | {"saveOptimizerState": False, "maxSteps": 6}}
+    whole = train(claim.config("weights-only", **spec))
+    shutil.rmtree(claim.path / "weights-only" / OUTPUT_CHECKPOINTS / "step_6")
+    again = train(claim.config("weights-only", attempt=2, **spec))
+    assert again.report.resumed_from == 5
+    assert again.losses == whole.losses[5:]
+    rates = [e.numbers["learning_rate"] for run in (whole, again) for e in run.events if isinstance(e, Step)]
+    assert rates[5] == rates[6]
+
+
+def test_a_broken_checkpoint_is_not_silently_started_over(first: Run, train: Train, claim: Claim) -> None:
+    output = copy_output(claim, "first", "broken")
+    for data_dir in (output / OUTPUT_CHECKPOINTS / "step_12").rglob("d"):
+        shutil.rmtree(data_dir)
+    with pytest.raises(TrainerError) as caught:
+        train(claim.config("broken", attempt=2, **EIGHT_CHIPS))
+    assert caught.value.reason is TrainerReason.RESUME_FAILED
+    assert "delete that folder" in caught.value.message
+
+
+def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: Claim) -> None:
+    spec = EIGHT_CHIPS | {
+        "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3},
+        "dataset": {"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
+    }
+    whole = train(claim.config("whole", **spec))
+    spec["training"] = spec["training"] | {"gradientAccumulationSteps": 2}
+    parts = train(claim.config("parts", **spec))
+    for one, two in zip(whole.events, parts.events, strict=True):
+        if isinstance(one, Step) and isinstance(two, Step):
+            for name in ("loss", "rewards/accuracies", "rewards/margins", "grad_norm"):
+                assert one.numbers[name] == pytest.approx(two.numbers[name], abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dpo": {"maxPromptLength": 32, "maxCompletionLength": 32, "referenceFree": True}},
+        {"dpo": {"maxPromptLength": 32, "maxCompletionLength": 32, "lossType": "ipo"}},
+        {"mesh": {"fsdp": 2, "tp": 2, "sp": 2}},
+        {"precision": {"params": "float32", "compute": "bfloat16"}},
+        {"training": TRAINING | {"optimizer": "lion", "learningRate": 1e-4, "weightDecay": 0.1}},
+    ],
+    ids=["reference-free", "ipo", "fsdp-tp-sp", "bfloat16", "lion"],
+)
+def test_variants_learn(
+    train: Train, claim: Claim, spec: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.id
+    found = train(claim.config(name, **(EIGHT_CHIPS | spec))).report.evaluations
+    assert found[12]["loss"] < found[0]["loss"]
+    assert found[12]["rewards/margins"] > found[0]["rewards/margins"]
+
+
+def test_an_error_around_a_step_ends_the_run(
+    train: Train, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EasyDeL's own loop takes a TypeError in a hook for the end of training and returns normally."""
+    from dpojob_trainer.training import run as training
+
+    def broken(self: Any, state: Any, step: int, numbers: dict[str, float]) -> None:
+        if step == 2:
+            raise TypeError("wrong argument")
+
+    monkeypatch.setattr(training.Recorder, "stepped", broken)
+    with pytest.raises(TypeError, match="wrong argument"):
+        train(claim.config("hook", **EIGHT_CHIPS))
+    assert not (claim.path / "hook" / OUTPUT_MODEL).exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train: Train, claim: Claim) -> None:
+    poisoned = claim.path / "poisoned"
+    shutil.copytree(claim.path / "model", poisoned)
+    parameters = load_file(poisoned / "model.safetensors")
+    parameters["model.norm.weight"] = np.full_like(parameters["model.norm.weight"], np.nan)
+    save_file(parameters, poisoned / "model.safetensors")
+    with pytest.raises(TrainerError) as caught:
+        train(claim.config("nan", model={"uri": f"pvc://{claim.name}/poisoned"}, **EIGHT_CHIPS))
+    assert caught.value.reason is TrainerReason.LOSS_NOT_FINITE
+    assert not (claim.path / "nan" / OUTPUT_MODEL).exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(train: Train, claim: Claim) -> None:
+    (claim.path / "full").mkdir()
+    config = claim.config("full", **EIGHT_CHIPS)
+    store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
+    (claim.path / "full" / OUTPUT_CHECKPOINTS).write_text("a file where a folder should be")
+    with pytest.raises(TrainerError) as caught:
+        train(config)
+    assert caught.value.reason is TrainerReason.CHECKPOINT_FAILED
+
+
+def copy_output(claim: Claim, source: str, target: str) -> Path:
+    """Copy a run's output to another job's folder, as if that job had written it."""
+    config = claim.config(target)
+    store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
+    folder = claim.path / target
+    for entry in (claim.path / source).iterdir():
+        if entry.is_dir():
+            shutil.copytree(entry, folder / entry.name)
+    return folder
