@@ -31,7 +31,14 @@ pytestmark = pytest.mark.jax
 REPOSITORY = Path(__file__).parents[2]
 FSDP = {"dp": 1, "fsdp": 8, "ep": 1, "tp": 1, "sp": 1}
 MIXED = {"dp": 1, "fsdp": 2, "ep": 1, "tp": 2, "sp": 2}
-FAMILIES = {"qwen3": tiny.QWEN3, "llama": tiny.LLAMA, "qwen2": tiny.QWEN2, "mistral": tiny.MISTRAL}
+FAMILIES = {
+    "qwen3": tiny.QWEN3,
+    "llama": tiny.LLAMA,
+    "qwen2": tiny.QWEN2,
+    "mistral": tiny.MISTRAL,
+    "gemma": tiny.GEMMA,
+    "smollm3": tiny.SMOLLM3,
+}
 TOLERANCE = 5e-6
 
 WORKER = """
@@ -44,7 +51,8 @@ import jax
 config, source, target, coordinator, index, torch_there = sys.argv[1:]
 if coordinator:
     jax.distributed.initialize(coordinator, 2, int(index), initialization_timeout=120)
-from dpojob_trainer.weights import export_model, load_model
+from dpojob_trainer.weights import export_model, gather, load_model
+gather.CHUNK_BYTES = 10_000
 config = TrainerConfig.model_validate_json(config)
 model = load_model(Path(source), config)
 export_model(model, config, Path(source), Path(target))
@@ -155,7 +163,7 @@ def run_workers(
     finished = [process.communicate(timeout=300) for process in running]
     for process, (_, errors) in zip(running, finished, strict=True):
         assert process.returncode == 0, errors[-4000:]
-    return [output.strip().splitlines()[-1] for output, _ in finished]
+    return [line for output, _ in finished for line in output.splitlines() if line.startswith("devices")]
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -259,6 +267,17 @@ def test_rotary_settings_that_easydel_computes_otherwise(
     error = reason(base)
     assert error.reason is TrainerReason.MODEL_UNSUPPORTED
     assert words in error.message
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_sliding_window(family: str, tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "max_window_layers": 1}
+    wide = tiny.write_model(tmp_path / "wide", FAMILIES[family], sliding_window=128, **window)
+    found = logits(load_model(wide, configuration(FSDP)), IDS)
+    np.testing.assert_allclose(found, reference_logits(wide, IDS), atol=TOLERANCE, rtol=0)
+    error = reason(tiny.write_model(tmp_path / "narrow", FAMILIES[family], sliding_window=127, **window))
+    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
+    assert "window of 127 tokens is shorter than the 128 positions" in error.message
 
 
 def test_reference_model_in_another_precision(tmp_path: Path) -> None:
@@ -366,7 +385,7 @@ def test_other_architectures_are_refused_with_the_list(model_type: str, tmp_path
     error = reason(base)
     assert error.reason is TrainerReason.MODEL_UNSUPPORTED
     assert model_type in error.message
-    assert "llama, mistral, qwen2, qwen3" in error.message
+    assert ", ".join(sorted(FAMILIES)) in error.message
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:

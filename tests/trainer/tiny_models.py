@@ -48,6 +48,21 @@ MISTRAL: dict[str, Any] = {
     "rope_theta": 10000.0,
     "sliding_window": None,
 }
+GEMMA: dict[str, Any] = {
+    "architectures": ["GemmaForCausalLM"],
+    "model_type": "gemma",
+    "hidden_act": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
+SMOLLM3: dict[str, Any] = {
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 2000000.0,
+    "no_rope_layers": [1, 0],
+    "use_sliding_window": False,
+}
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,

@@ -13,7 +13,7 @@ from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
 # transposing (fused or expert tensors, Conv1D), which a shape check alone would not notice for square matrices.
-VERIFIED = ("llama", "mistral", "qwen2", "qwen3")
+VERIFIED = ("gemma", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 # EasyDeL reads these as its own settings or as types that only torch has.
 FOREIGN_KEYS = {"torch_dtype", "dtype", "auto_map", "transformers_version", "_name_or_path"}
 
@@ -36,7 +36,8 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     rotary.keep_table_in_float32()
     config_class, module_class = get_modules_by_type(model_type, _causal_lm())
     own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
-    module_config = config_class.from_dict(rotary.checked(own, config.attention.max_positions))
+    positions = config.attention.max_positions or 0
+    module_config = config_class.from_dict(rotary.checked(full_attention(own, positions), positions))
     module_config.add_basic_configurations(**_settings(config, jnp.dtype(dtype.value)))
     return module_class.lazy_init(
         config=module_config,
@@ -45,6 +46,24 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
         precision=_precision(dtype),
         rngs=nnx.Rngs(0),
     )
+
+
+def full_attention(settings: dict[str, Any], positions: int) -> dict[str, Any]:
+    """Return config.json's content without its sliding window, which sequences up to `positions` do not notice.
+
+    EasyDeL 0.3.0 masks another window than transformers.
+
+    Raises:
+        TrainerError: MODEL_UNSUPPORTED when the window is shorter than `positions`.
+    """
+    window = settings.get("sliding_window")
+    if window is not None and settings.get("use_sliding_window", True) and window < positions:
+        raise unsupported(
+            f"its sliding window of {window} tokens is shorter than the {positions} positions of the job; "
+            "lower dpo.maxPromptLength or dpo.maxCompletionLength"
+        )
+    rest = {key: value for key, value in settings.items() if key != "layer_types"}
+    return rest | {"sliding_window": None, "use_sliding_window": False}
 
 
 def is_tied(module: Any) -> bool:

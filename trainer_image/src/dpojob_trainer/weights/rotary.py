@@ -14,7 +14,7 @@ SETTINGS = {"rope_type", "type", "rope_theta", "factor", "original_max_position_
 SETTINGS |= {"low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"}
 
 
-def checked(settings: dict[str, Any], max_positions: int | None) -> dict[str, Any]:
+def checked(settings: dict[str, Any], max_positions: int) -> dict[str, Any]:
     """Return config.json's content with `rope_theta` and `rope_scaling` in the form of transformers 4.
 
     Raises:
@@ -30,7 +30,7 @@ def checked(settings: dict[str, Any], max_positions: int | None) -> dict[str, An
     if kind in ("llama3", "yarn") and "original_max_position_embeddings" not in rope:
         raise unsupported(f"rotary type {kind} lacks original_max_position_embeddings in config.json")
     if kind == "yarn":
-        _check_yarn_length(rope, max_positions or 0)
+        _check_yarn_length(rope, max_positions)
     scaling = None if kind == "default" else {key: rope[key] for key in rope if key != "rope_theta"}
     rest = {key: value for key, value in settings.items() if key not in ("rope_parameters", "rope_theta")}
     return rest | {"rope_scaling": scaling} | ({} if theta is None else {"rope_theta": float(theta)})
