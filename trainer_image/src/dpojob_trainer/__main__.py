@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
-    return 0 if result.reason is TrainerReason.SUCCEEDED else 1
+    code = 0 if result.reason is TrainerReason.SUCCEEDED else 1
+    if args.command == "drive":
+        # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.
+        os._exit(code)
+    return code
 
 
 def run(args: argparse.Namespace) -> TrainerResult:

@@ -81,11 +81,8 @@ def train(config: TrainerConfig, board: Board) -> list[HostReport]:
     preflight.check(config, WORKDIR)
     # In a RayJob the address comes from RAY_ADDRESS.
     ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
-    try:
-        with Receiver(ray.util.get_node_ip_address(), secrets.token_bytes(32)) as receiver:
-            return launch(launchers.launcher_of(config.launcher), config, receiver, board)
-    finally:
-        ray.shutdown()
+    with Receiver(ray.util.get_node_ip_address(), secrets.token_bytes(32)) as receiver:
+        return launch(launchers.launcher_of(config.launcher), config, receiver, board)
 
 
 def launch(launcher: Launcher, config: TrainerConfig, receiver: Receiver, board: Board) -> list[HostReport]:

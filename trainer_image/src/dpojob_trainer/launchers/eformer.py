@@ -22,6 +22,7 @@ from dpojob_trainer.launchers.base import Gang
 from dpojob_trainer.launchers.nodes import wait_for_hosts
 
 COORDINATOR_PORT = 8476
+STOP_SECONDS = 5.0
 
 
 def run_by_worker_id(config: str, addresses: tuple[str, ...], port: int, driver: Address) -> bool:
@@ -74,7 +75,8 @@ class EformerGang:
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Nothing to do: the tasks end with the driver's Ray job."""
+        """Let `execute` return; what still runs then ends with the driver's Ray job."""
+        self._thread.join(STOP_SECONDS)
 
 
 class EformerLauncher:

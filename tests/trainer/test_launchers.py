@@ -1,0 +1,175 @@
+"""The driver on a real local Ray cluster: a head and two nodes that carry the resources and labels of a v4-16 slice.
+
+Chips are the one thing that is not real: each "TPU host" is a Ray node on this machine that claims 4 chips and computes
+on 4 virtual CPU devices; gloo carries the collectives between the two processes.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from ray.cluster_utils import Cluster
+from tests.trainer.jobs import TRAINING, Claim, run_trainer
+
+from dpojob_api import metrics
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.result import TrainerResult, find_result
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import store
+
+pytestmark = [pytest.mark.jax, pytest.mark.slow]
+
+TWO_HOSTS = {"accelerator": {"type": "v4-16"}}
+DEADLINE_SECONDS = 600
+PORT = 18090
+
+
+def add_host(cluster: Cluster, number: int) -> Any:
+    """Join a node that looks like host `number` of a v4-16 slice under KubeRay."""
+    identity = {
+        "TPU_NAME": "slice-0",
+        "TPU_WORKER_ID": str(number),
+        "TPU_ACCELERATOR_TYPE": "v4-16",
+        "TPU_TOPOLOGY": "2x2x2",
+    }
+    head = {"TPU-v4-16-head": 1} if number == 0 else {}
+    return cluster.add_node(
+        num_cpus=4,
+        resources={"TPU": 4, "slice-0": 1, "accelerator_type:TPU-V4": 1} | head,
+        labels={
+            "ray.io/tpu-slice-name": "slice-0",
+            "ray.io/tpu-worker-id": str(number),
+            "ray.io/tpu-topology": "2x2x2",
+            "ray.io/tpu-pod-type": "v4-16",
+        },
+        env_vars=identity,
+    )
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A fresh head without CPUs for tasks, as the operator starts it."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield found
+    found.shutdown()
+
+
+class Drive:
+    """The driver as a process, with its metrics endpoint."""
+
+    def __init__(self, cluster: Cluster, config: Path, log: Path) -> None:
+        self._log = log
+        command = [sys.executable, "-m", "dpojob_trainer", "drive", "--config", str(config)]
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [*command, "--metrics-port", str(PORT)],
+                env=os.environ | {"RAY_ADDRESS": cluster.address},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until the metrics say that `step` is done."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self.scrape().get(metrics.STEP, 0) < step:
+            assert self._process.poll() is None, (
+                f"the driver ended before step {step}: {self._log.read_text()}"
+            )
+            assert time.monotonic() < deadline, f"step {step} was not reached in {DEADLINE_SECONDS} s"
+            time.sleep(0.2)
+
+    def scrape(self) -> dict[str, float]:
+        """Return the gauges, none while the endpoint is not up."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=5) as reply:
+                families = text_string_to_metric_families(reply.read().decode())
+                return {sample.name: sample.value for family in families for sample in family.samples}
+        except OSError:
+            return {}
+
+    def end(self) -> tuple[int, TrainerResult, str]:
+        """Scrape until the driver ends; return exit code, result and the whole log."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                self._process.kill()
+                pytest.fail(f"the driver hangs: {self._log.read_text()[-3000:]}")
+            self.scrape()
+            time.sleep(0.5)
+        text = self._log.read_text()
+        result = find_result(text)
+        assert result is not None, text[-3000:]
+        return self._process.returncode, result, text
+
+
+def losses(claim: Claim, output: str) -> list[float]:
+    return [line["loss"] for line in claim.metrics(output) if "loss" in line]
+
+
+def two_hosts(claim: Claim, output: str, **spec: Any) -> TrainerConfig:
+    return claim.config(output, **(TWO_HOSTS | spec))
+
+
+def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, tmp_path: Path) -> None:
+    for number in range(2):
+        add_host(cluster, number)
+    config = two_hosts(claim, "slice")
+    code, result, log = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
+    assert len(claim.summary("slice")["hosts"]) == 2
+    assert (claim.path / "slice" / "model" / "tokenizer.json").is_file()
+
+    alone = claim.write_config(two_hosts(claim, "alone"))
+    code, _, log = run_trainer(["local", "--config", str(alone)], seconds=DEADLINE_SECONDS)
+    assert code == 0, log
+    assert losses(claim, "slice") == pytest.approx(losses(claim, "alone"), abs=1e-3)
+
+
+def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
+    cluster: Cluster, claim: Claim, tmp_path: Path
+) -> None:
+    add_host(cluster, 0)
+    second = add_host(cluster, 1)
+    spec = {"training": TRAINING | {"maxSteps": 30}}
+    first = Drive(cluster, claim.write_config(two_hosts(claim, "lost", **spec)), tmp_path / "first")
+    first.wait_for_step(7)
+    cluster.remove_node(second, allow_graceful=False)
+    code, result, _ = first.end()
+    assert (code, result.reason) == (1, TrainerReason.HOST_LOST)
+    assert "host 1" in result.message
+    assert not (claim.path / "lost" / "model").exists()
+
+    add_host(cluster, 1)
+    again = claim.write_config(two_hosts(claim, "lost", attempt=2, **spec))
+    code, result, log = Drive(cluster, again, tmp_path / "second").end()
+    assert (code, result.step) == (0, 30), log[-3000:]
+    assert claim.summary("lost")["resumedFrom"] >= 5
+
+
+def test_eformer_trains_on_two_hosts(cluster: Cluster, claim: Claim, tmp_path: Path) -> None:
+    for number in range(2):
+        add_host(cluster, number)
+    config = two_hosts(claim, "eformer", runtime={"platform": "cpu", "launcher": "eformer"})
+    code, result, log = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
+    assert len(claim.summary("eformer")["hosts"]) == 2
+
+
+def test_a_failure_on_the_hosts_reaches_the_driver_through_eformer(
+    cluster: Cluster, claim: Claim, tmp_path: Path
+) -> None:
+    """eformer returns failures as values and its driver would exit 0."""
+    for number in range(2):
+        add_host(cluster, number)
+    config = two_hosts(claim, "failing", runtime={"platform": "cpu", "launcher": "eformer"})
+    store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
+    (claim.path / "failing" / "checkpoints").write_text("a file where a folder should be")
+    code, result, _ = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    assert (code, result.reason) == (1, TrainerReason.CHECKPOINT_FAILED)
