@@ -35,13 +35,19 @@ def check(paths: Paths) -> None:
     Raises:
         Problem: something is missing that this program cannot install.
     """
-    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
     problems = [*_system(), *_go(), *_room(paths)]
     if problems:
         raise Problem(
             "this machine cannot run the local cluster yet:\n" + "\n".join(f"  - {p}" for p in problems)
         )
     _install(missing_packages())
+
+
+def extend_path() -> None:
+    """Add the folders of Go and of the system's programs, which cron and some shells leave out of PATH."""
+    os.environ["PATH"] = (
+        f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+    )
 
 
 def cni_folder() -> Path | None:

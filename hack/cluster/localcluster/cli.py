@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; a Problem becomes one message and exit code 1."""
     options = _parser().parse_args(arguments)
     action: Callable[[Paths, argparse.Namespace], None] = options.action
+    check.extend_path()
     try:
         action(here(), options)
     except Problem as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def apiserver(paths: Paths) -> Daemon:
 def containerd(paths: Paths) -> Daemon:
     """containerd at the root of a mount namespace of its own, whose mounts vanish with the last of its processes."""
     return Daemon("containerd", [
-        "unshare", "-m", "sh", "-c", f"mount --make-rshared / && exec containerd -c {paths.etc / 'containerd.toml'}",
+        "unshare", "-m", "sh", "-c", f"mount --make-rshared / && exec containerd -c {shlex.quote(str(paths.etc / 'containerd.toml'))}",
     ])  # fmt: skip
 
 
