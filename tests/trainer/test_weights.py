@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from tests.trainer import tiny_models as tiny
+from tests.trainer.tiny_models import FSDP, MIXED, configuration
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType
@@ -29,8 +30,6 @@ from dpojob_trainer.weights import export_model, gather, load_model
 
 pytestmark = pytest.mark.jax
 REPOSITORY = Path(__file__).parents[2]
-FSDP = {"dp": 1, "fsdp": 8, "ep": 1, "tp": 1, "sp": 1}
-MIXED = {"dp": 1, "fsdp": 2, "ep": 1, "tp": 2, "sp": 2}
 FAMILIES = {
     "qwen3": tiny.QWEN3,
     "llama": tiny.LLAMA,
@@ -61,33 +60,6 @@ print("devices", jax.device_count(), "processes", jax.process_count())
 """
 
 
-def configuration(
-    mesh: dict[str, int], params: str = "float32", compute: str = "float32", **extra: Any
-) -> TrainerConfig:
-    """A trainer configuration for `mesh`, on one pretended host."""
-    devices = prod(mesh.values())
-    plan = {"acceleratorType": "v4-16", "topology": "2x2x2", "chips": devices, "hosts": 1}
-    return TrainerConfig.model_validate(
-        {
-            "job": {"name": "tiny", "namespace": "default", "uid": "0", "attempt": 1},
-            "model": {"uri": "pvc://inputs/tiny"},
-            "dataset": {"uri": "pvc://inputs/data.json"},
-            "dpo": {},
-            "training": {},
-            "precision": {"params": params, "compute": compute},
-            "plan": plan | {"chipsPerHost": devices, "mesh": mesh},
-            "generation": "v4",
-            "attention": {"maxPositions": 128},
-            "gradientCheckpointing": "none",
-            "output": {"uri": "pvc://outputs/tiny"},
-            "tracking": {},
-            "launcher": "slice",
-            "platform": "cpu",
-        }
-        | extra
-    )
-
-
 def stored(directory: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Type, shape and bytes of every tensor in `directory`."""
     found = {}
@@ -97,18 +69,6 @@ def stored(directory: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
                 value = opened.get_tensor(name)
                 found[name] = (str(value.dtype), value.shape, value.tobytes())
     return found
-
-
-def head_less(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Tensors without the output head."""
-    return {name: value for name, value in tensors.items() if name != "lm_head.weight"}
-
-
-def reason(directory: Path, mesh: dict[str, int] = FSDP) -> TrainerError:
-    """The error that loading `directory` ends with."""
-    with pytest.raises(TrainerError) as caught:
-        load_model(directory, configuration(mesh))
-    return caught.value
 
 
 @pytest.mark.parametrize("mesh", [FSDP, MIXED], ids=["fsdp8", "fsdp2-tp2-sp2"])
@@ -248,36 +208,17 @@ def test_rotary_settings(kind: str, form: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, reference_logits(base, IDS), atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("rope", "words"),
-    [
-        ({"rope_type": "dynamic", "factor": 2.0}, "rotary type dynamic is not supported"),
-        ({"rope_type": "yarn", "factor": 2.0}, "lacks original_max_position_embeddings"),
-        (
-            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
-            "64 positions and the job needs 128",
-        ),
-        ({"rope_type": "linear", "factor": 2.0, "attention_factor": 1.5}, "attention_factor"),
-    ],
-)
-def test_rotary_settings_that_easydel_computes_otherwise(
-    rope: dict[str, Any], words: str, tmp_path: Path
-) -> None:
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, rope_scaling=rope)
-    error = reason(base)
-    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
-    assert words in error.message
-
-
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
 def test_sliding_window(family: str, tmp_path: Path) -> None:
     window = {"use_sliding_window": True, "max_window_layers": 1}
     wide = tiny.write_model(tmp_path / "wide", FAMILIES[family], sliding_window=128, **window)
     found = logits(load_model(wide, configuration(FSDP)), IDS)
     np.testing.assert_allclose(found, reference_logits(wide, IDS), atol=TOLERANCE, rtol=0)
-    error = reason(tiny.write_model(tmp_path / "narrow", FAMILIES[family], sliding_window=127, **window))
-    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
-    assert "window of 127 tokens is shorter than the 128 positions" in error.message
+    narrow = tiny.write_model(tmp_path / "narrow", FAMILIES[family], sliding_window=127, **window)
+    with pytest.raises(TrainerError) as caught:
+        load_model(narrow, configuration(FSDP))
+    assert caught.value.reason is TrainerReason.MODEL_UNSUPPORTED
+    assert "window of 127 tokens is shorter than the 128 positions" in caught.value.message
 
 
 def test_reference_model_in_another_precision(tmp_path: Path) -> None:
@@ -349,24 +290,6 @@ def test_gradients_reach_every_parameter_of_a_tied_model(tmp_path: Path) -> None
     assert all(float(jnp.abs(gradient).max()) > 0 for gradient in gradients)
 
 
-def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    settings = tiny.SHAPE | tiny.QWEN3 | {"tie_word_embeddings": True}
-    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
-    good = tiny.random_parameters(settings, "float32", 0)
-    name = "model.layers.1.mlp.up_proj.weight"
-    broken = {
-        f"lacks {name}": {key: value for key, value in good.items() if key != name},
-        "has no score.weight": good | {"score.weight": np.zeros((2, 64), np.float32)},
-        f"{name} has shape [64, 128] instead of [128, 64]": good | {name: good[name].T.copy()},
-        f"{name} is stored as I8": good | {name: good[name].astype(np.int8)},
-    }
-    for words, parameters in broken.items():
-        tiny.write_parameters(base, parameters)
-        error = reason(base)
-        assert error.reason is TrainerReason.MODEL_UNSUPPORTED
-        assert words in error.message
-
-
 def test_harmless_extra_tensors_are_left_out(tmp_path: Path) -> None:
     base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
     parameters = tiny.random_parameters(json.loads((base / "config.json").read_text()), "float32", 0)
@@ -376,42 +299,6 @@ def test_harmless_extra_tensors_are_left_out(tmp_path: Path) -> None:
     config = configuration(FSDP)
     export_model(load_model(base, config), config, base, tmp_path / "out")
     assert set(stored(tmp_path / "out")) == set(parameters)
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "bert", "acme_custom"])
-def test_other_architectures_are_refused_with_the_list(model_type: str, tmp_path: Path) -> None:
-    code = {"AutoModelForCausalLM": "modeling_acme.AcmeForCausalLM"}
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA | {"model_type": model_type, "auto_map": code})
-    error = reason(base)
-    assert error.reason is TrainerReason.MODEL_UNSUPPORTED
-    assert model_type in error.message
-    assert ", ".join(sorted(FAMILIES)) in error.message
-
-
-def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA, quantization_config={"quant_method": "gptq"})
-    assert "quantised" in reason(base).message
-
-
-def test_broken_directories_are_not_found(tmp_path: Path) -> None:
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
-    weights = base / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    errors = [reason(base)]
-    weights.unlink()
-    errors.append(reason(base))
-    (base / "config.json").write_text("{")
-    errors.append(reason(base))
-    assert {error.reason for error in errors} == {TrainerReason.MODEL_NOT_FOUND}
-    words = ["fetch the model again", "only safetensors", "config.json"]
-    assert [word in error.message for word, error in zip(words, errors, strict=True)] == [True] * 3
-
-
-def test_too_few_devices(tmp_path: Path) -> None:
-    base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
-    error = reason(base, FSDP | {"fsdp": 16})
-    assert error.reason is TrainerReason.SLICE_NOT_READY
-    assert "needs 16 devices and JAX sees 8" in error.message
 
 
 def test_export_is_a_whole_model_directory(tmp_path: Path) -> None:
@@ -437,16 +324,6 @@ def test_export_is_a_whole_model_directory(tmp_path: Path) -> None:
         .apply_chat_template([{"role": "user", "content": "yes"}], tokenize=False)
         .startswith("<|im_start|>user")
     )
-
-
-def test_export_that_cannot_be_written(tmp_path: Path) -> None:
-    base = tiny.write_model(tmp_path / "base", tiny.QWEN3)
-    (tmp_path / "file").write_text("")
-    config = configuration(FSDP)
-    with pytest.raises(TrainerError) as caught:
-        export_model(load_model(base, config), config, base, tmp_path / "file" / "out")
-    assert caught.value.reason is TrainerReason.EXPORT_FAILED
-    assert "Not a directory" in caught.value.message
 
 
 def test_rows_of_a_large_tensor_are_gathered_in_parts() -> None:

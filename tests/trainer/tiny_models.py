@@ -1,6 +1,7 @@
 """Tiny random models in Hugging Face layout, written without torch, for tests of the trainer and of the whole path."""
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
+
+from dpojob_api.trainer_config import TrainerConfig
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -79,6 +82,36 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "attention_dropout": 0.0,
 }
+
+FSDP = {"dp": 1, "fsdp": 8, "ep": 1, "tp": 1, "sp": 1}
+MIXED = {"dp": 1, "fsdp": 2, "ep": 1, "tp": 2, "sp": 2}
+
+
+def configuration(
+    mesh: dict[str, int], params: str = "float32", compute: str = "float32", **extra: Any
+) -> TrainerConfig:
+    """A trainer configuration for `mesh`, on one pretended host."""
+    devices = prod(mesh.values())
+    plan = {"acceleratorType": "v4-16", "topology": "2x2x2", "chips": devices, "hosts": 1}
+    return TrainerConfig.model_validate(
+        {
+            "job": {"name": "tiny", "namespace": "default", "uid": "0", "attempt": 1},
+            "model": {"uri": "pvc://inputs/tiny"},
+            "dataset": {"uri": "pvc://inputs/data.json"},
+            "dpo": {},
+            "training": {},
+            "precision": {"params": params, "compute": compute},
+            "plan": plan | {"chipsPerHost": devices, "mesh": mesh},
+            "generation": "v4",
+            "attention": {"maxPositions": 128},
+            "gradientCheckpointing": "none",
+            "output": {"uri": "pvc://outputs/tiny"},
+            "tracking": {},
+            "launcher": "slice",
+            "platform": "cpu",
+        }
+        | extra
+    )
 
 
 def tokenizer() -> Tokenizer:
