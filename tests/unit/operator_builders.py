@@ -139,6 +139,7 @@ def observe(job: DPOJob, **fields: Any) -> Observed:
         ray_job=make_ray_job(),
         ray_clusters=(RayClusterView("j-a1-abcde", 1),),
         pods=make_pods(),
+        scrape=make_scrape(),
     )
     return replace(base, **fields)
 
@@ -150,7 +151,9 @@ def nothing(**fields: Any) -> Observed:
 
 def make_scrape(step: int = 12, finished: bool = False, **fields: Any) -> Scrape:
     """Return a scrape of a run of 40 steps."""
-    progress = ProgressStatus(phase="training", step=step, total_steps=40, steps=f"{step}/40", **fields)
+    progress = ProgressStatus(
+        phase=fields.pop("phase", "training"), step=step, total_steps=40, steps=f"{step}/40", **fields
+    )
     return Scrape(progress=progress, final=FinalMetrics(step=step, eval_reward_margin=0.5), finished=finished)
 
 

@@ -117,6 +117,19 @@ def test_all_pods_and_the_driver_run():
     assert plan(job, b.observe(job)).stage is Stage.RUNNING
 
 
+def test_driver_that_waits_for_hosts_is_starting_and_a_rebuilt_slice_is_no_loss():
+    job = b.make_job(status=b.active())
+    pods = b.make_pods(b.make_pod("host", 1, ended=b.oom(), phase="Failed"))
+    made = plan(job, b.observe(job, pods=pods, scrape=b.make_scrape(0, phase="starting")))
+    assert (made.stage, made.reason) == (Stage.STARTING, OperatorReason.WAITING_FOR_PODS)
+    assert "host 1" in made.message
+
+
+def test_run_goes_on_when_one_scrape_is_missed():
+    job = b.make_job(status=b.running())
+    assert plan(job, b.observe(job, scrape=None)).stage is Stage.RUNNING
+
+
 @pytest.mark.parametrize(
     "ray_job",
     [b.make_ray_job("Running", "PENDING"), b.make_ray_job("Initializing", ""), b.make_ray_job("Running", "")],

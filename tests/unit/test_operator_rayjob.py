@@ -64,8 +64,11 @@ def test_rayjob_apart_from_its_pods():
             "preRunningDeadlineSeconds": 1800,
         },
     }
-    assert ray_cluster["headGroupSpec"]["rayStartParams"] == {"dashboard-host": "0.0.0.0", "num-cpus": "0"}
+    ports = {"dashboard-agent-grpc-port": "52366", "runtime-env-agent-port": "52367"}
+    head_params = ray_cluster["headGroupSpec"]["rayStartParams"]
+    assert head_params == {"dashboard-host": "0.0.0.0", "num-cpus": "0", **ports}
     group = ray_cluster["workerGroupSpecs"][0]
+    assert group["rayStartParams"] == ports
     assert {k: group[k] for k in ("replicas", "minReplicas", "maxReplicas", "numOfHosts")} == {
         "replicas": 1,
         "minReplicas": 1,

@@ -206,7 +206,7 @@ async def running_job(api, metrics, make_reconciler):
     return reconciler
 
 
-METRICS = "dpojob_step 7\ndpojob_total_steps 40\ndpojob_loss 0.61\n"
+METRICS = 'dpojob_phase{phase="training"} 1\ndpojob_step 7\ndpojob_total_steps 40\ndpojob_loss 0.61\n'
 
 
 async def test_run_shows_progress(api, make_reconciler):

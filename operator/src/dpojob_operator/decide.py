@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
+from dpojob_api import metrics
 from dpojob_api.constants import MAX_ATTEMPT
 from dpojob_api.reasons import OperatorReason, TrainerReason
 from dpojob_api.result import find_result
@@ -247,8 +248,14 @@ def find_overdue(
 
 
 def is_running(job: DPOJob, observed: Observed, ray_job: RayJobView) -> bool:
-    """Return whether the driver runs and every host of the slice with it."""
+    """Return whether the trainer runs on every host of the slice.
+
+    The driver alone is not enough: it waits for hosts to join Ray, and KubeRay may still rebuild the slice then.
+    """
     if ray_job.job_status != "RUNNING" or ray_job.suspended:
+        return False
+    begun = observed.scrape is not None and observed.scrape.progress.phase != metrics.PHASES[0]
+    if not begun and history.running_since(job.status) is None:
         return False
     alive = {pod.host_index for pod in observed.hosts if pod.alive}
     return observed.head is not None and observed.head.alive and len(alive) == shape_of(job.spec).hosts

@@ -17,6 +17,10 @@ ENTRYPOINT = f"python -m dpojob_trainer drive --config {constants.CONFIG_PATH}"
 # job again, with nobody to say that the first run is gone.
 NO_HEAD_RESTART = {"ray.io/disable-provisioned-head-restart": "true"}
 
+# Ray 2.54 aborts a raylet whose agents have not found a port of their own within 15 s, whatever its configuration says
+# (https://github.com/ray-project/ray/issues/65983). It does not wait for ports that are given.
+AGENT_PORTS = {"dashboard-agent-grpc-port": "52366", "runtime-env-agent-port": "52367"}
+
 # Fields that RayJob CRDs older than KubeRay 1.6 lack.
 REQUIRED_FIELDS = frozenset(
     {"preRunningDeadlineSeconds", "shutdownAfterJobFinishes", "backoffLimit", "submissionMode", "jobId"}
@@ -51,7 +55,7 @@ def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
         "rayVersion": RAY_VERSION,
         "enableInTreeAutoscaling": False,
         "headGroupSpec": {
-            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"} | AGENT_PORTS,
             "template": pods.build_head(job, attempt, image),
         },
         "workerGroupSpecs": [
@@ -62,7 +66,7 @@ def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
                 "minReplicas": 1,
                 "maxReplicas": 1,
                 "numOfHosts": shape_of(job.spec).hosts,
-                "rayStartParams": {},
+                "rayStartParams": dict(AGENT_PORTS),
                 "template": pods.build_host(job, attempt, image),
             }
         ],
