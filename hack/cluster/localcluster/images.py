@@ -132,7 +132,6 @@ def _build(paths: Paths, name: str, dockerfile: Path, context: Path, base_archiv
         with tempfile.TemporaryDirectory(dir=into.parent) as layers:
             # Not oci-archive: buildah compresses that whatever it is told, minutes for a large image.
             run([*_buildah(paths), "push", "--disable-compression", name, f"dir:{layers}"], seconds=900)
-            run([*_buildah(paths), "rmi", name], check=False)
             oci.adopt(Path(layers), into)
         _prune(into)
 
