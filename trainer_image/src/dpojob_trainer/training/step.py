@@ -67,7 +67,8 @@ class StepFunctions:
             means = {name: jnp.mean(jax.lax.stop_gradient(column)) for name, column in numbers.items()}
             return losses.mean(), LossMetrics(loss=losses.mean(), other_metrics=means)
 
-        return jax.value_and_grad(mean_loss, has_aux=True)
+        value_and_grad: Callable[..., Any] = jax.value_and_grad(mean_loss, has_aux=True)
+        return value_and_grad
 
     def _compare(self, model: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return losses and reward columns, each `[pairs]`."""
