@@ -28,5 +28,5 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Their lines repeat every request and every watch event.
-    for name in ("httpx", "httpcore", "urllib3", "aiohttp.access", "kopf.objects"):
+    for name in ("httpx", "httpcore", "urllib3", "aiohttp.access", "kopf.objects", "kopf.activities.probe"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -15,6 +15,8 @@ RAY_PATIENCE: dict[str, str] = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_health_check_failure_threshold": "10",
+    # Ray counts cached file pages as used memory and ends the trainer at 95 %; the kernel drops them first.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 # eformer waits seven days for a slice by default while Ray reports the job as running.
 EFORMER_PATIENCE: dict[str, str] = {"EFORMER_SCALE_ADD_TIMEOUT_S": "900"}
