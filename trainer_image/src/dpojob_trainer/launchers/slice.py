@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroupSchedulingStrategy
 from ray.util.tpu import SlicePlacementGroup
 
@@ -125,6 +125,11 @@ class SliceGang:
         for reference in ready:
             try:
                 ray.get(reference)
+            except OutOfMemoryError:
+                raise TrainerError(
+                    TrainerReason.OUT_OF_MEMORY,
+                    f"{self._names[reference]} ran out of host memory: raise runtime.host.resources.limits.memory",
+                ) from None
             except RayActorError:
                 raise TrainerError(
                     TrainerReason.HOST_LOST,
