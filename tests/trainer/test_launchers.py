@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,11 @@ class Drive:
                 stderr=subprocess.STDOUT,
             )
 
+    def stop(self) -> None:
+        """Kill the driver if it still runs."""
+        self._process.kill()
+        self._process.wait()
+
     def wait_for_step(self, step: int) -> None:
         """Wait until the metrics say that `step` is done."""
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -109,6 +114,23 @@ class Drive:
         return self._process.returncode, result, text
 
 
+Start = Callable[[TrainerConfig], Drive]
+
+
+@pytest.fixture
+def start(cluster: Cluster, claim: Claim, tmp_path: Path) -> Iterator[Start]:
+    """Start drivers that do not outlive the test."""
+    drives: list[Drive] = []
+
+    def start(config: TrainerConfig) -> Drive:
+        drives.append(Drive(cluster, claim.write_config(config), tmp_path / f"driver-{len(drives)}.log"))
+        return drives[-1]
+
+    yield start
+    for drive in drives:
+        drive.stop()
+
+
 def losses(claim: Claim, output: str) -> list[float]:
     return [line["loss"] for line in claim.metrics(output) if "loss" in line]
 
@@ -117,11 +139,11 @@ def two_hosts(claim: Claim, output: str, **spec: Any) -> TrainerConfig:
     return claim.config(output, **(TWO_HOSTS | spec))
 
 
-def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, start: Start) -> None:
     for number in range(2):
         add_host(cluster, number)
     config = two_hosts(claim, "slice")
-    code, result, log = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    code, result, log = start(config).end()
     assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
     assert len(claim.summary("slice")["hosts"]) == 2
     assert (claim.path / "slice" / "model" / "tokenizer.json").is_file()
@@ -133,12 +155,12 @@ def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, tmp_path: 
 
 
 def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
-    cluster: Cluster, claim: Claim, tmp_path: Path
+    cluster: Cluster, claim: Claim, start: Start
 ) -> None:
     add_host(cluster, 0)
     second = add_host(cluster, 1)
     spec = {"training": TRAINING | {"maxSteps": 30}}
-    first = Drive(cluster, claim.write_config(two_hosts(claim, "lost", **spec)), tmp_path / "first")
+    first = start(two_hosts(claim, "lost", **spec))
     first.wait_for_step(7)
     cluster.remove_node(second, allow_graceful=False)
     code, result, _ = first.end()
@@ -147,23 +169,22 @@ def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
     assert not (claim.path / "lost" / "model").exists()
 
     add_host(cluster, 1)
-    again = claim.write_config(two_hosts(claim, "lost", attempt=2, **spec))
-    code, result, log = Drive(cluster, again, tmp_path / "second").end()
+    code, result, log = start(two_hosts(claim, "lost", attempt=2, **spec)).end()
     assert (code, result.step) == (0, 30), log[-3000:]
     assert claim.summary("lost")["resumedFrom"] >= 5
 
 
-def test_eformer_trains_on_two_hosts(cluster: Cluster, claim: Claim, tmp_path: Path) -> None:
+def test_eformer_trains_on_two_hosts(cluster: Cluster, claim: Claim, start: Start) -> None:
     for number in range(2):
         add_host(cluster, number)
     config = two_hosts(claim, "eformer", runtime={"platform": "cpu", "launcher": "eformer"})
-    code, result, log = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    code, result, log = start(config).end()
     assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
     assert len(claim.summary("eformer")["hosts"]) == 2
 
 
 def test_a_failure_on_the_hosts_reaches_the_driver_through_eformer(
-    cluster: Cluster, claim: Claim, tmp_path: Path
+    cluster: Cluster, claim: Claim, start: Start
 ) -> None:
     """eformer returns failures as values and its driver would exit 0."""
     for number in range(2):
@@ -171,5 +192,5 @@ def test_a_failure_on_the_hosts_reaches_the_driver_through_eformer(
     config = two_hosts(claim, "failing", runtime={"platform": "cpu", "launcher": "eformer"})
     store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
     (claim.path / "failing" / "checkpoints").write_text("a file where a folder should be")
-    code, result, _ = Drive(cluster, claim.write_config(config), tmp_path / "log").end()
+    code, result, _ = start(config).end()
     assert (code, result.reason) == (1, TrainerReason.CHECKPOINT_FAILED)
