@@ -44,10 +44,15 @@ test-unit: venv ## Unit tests: seconds, no network
 	@$(PYTEST) tests/unit
 
 test-trainer: venv ## The trainer: real EasyDeL on CPU devices
-	@$(JAX_ENV) $(PYTEST) tests/trainer
+	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow"
 
-images: cluster-up ## Build the operator and trainer images and load them into the local cluster
+test-trainer-slow: venv ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
+	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
+
+image-operator: cluster-up ## Build the operator image and load it into the local cluster
 	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .
+
+images: image-operator ## Build the operator and trainer images and load them into the local cluster
 	@$(CLUSTER) image localhost/dpojob-trainer:dev --dockerfile trainer_image/Dockerfile --context .
 
 install: images ## Install KubeRay and our chart into the local cluster
@@ -63,7 +68,7 @@ uninstall: ## Remove our chart from the local cluster; jobs and their CRD stay
 	@eval "$$($(CLUSTER) env)" && helm uninstall dpojob --namespace dpojob-system --ignore-not-found --wait >/dev/null
 
 # These tests run operators of their own, which must not share their jobs with an installed one.
-test-cluster: venv images ## Admission, chart and operator on the local cluster's API server
+test-cluster: venv image-operator ## Admission, chart and operator on the local cluster's API server
 	@$(MAKE) -s uninstall
 	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/crd tests/chart tests/integration
 
@@ -74,8 +79,9 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 	@eval "$$($(CLUSTER) env)" && HF_HUB_OFFLINE=1 $(PY) -m hack.demo --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)" \
 	  $(if $(DATA),--data "$(DATA)")
 
-test: verify test-unit test-trainer test-cluster test-e2e ## All tests
+# The jobs on real pods (test-e2e) and the slow tests of the trainer are run by hand until they have proven reliable.
+test: verify test-unit test-trainer test-cluster ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit test-trainer images install uninstall test-cluster test-e2e bench-spine demo test
+.PHONY: help venv lock generate verify fmt test-unit test-trainer test-trainer-slow image-operator images install uninstall test-cluster test-e2e bench-spine demo test
 
 -include hack/cluster/cluster.mk
