@@ -5,7 +5,7 @@ UV_VERSION := 0.11.0
 UV := .tools/bin/uv
 PYTEST := $(PY) -m pytest -q
 # Eight virtual devices stand in for chips wherever a test of the trainer needs a mesh.
-JAX_ENV := JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 HF_HUB_OFFLINE=1 USE_TORCH=0
+JAX_ENV := JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 USE_TORCH=0
 export PYTHONDONTWRITEBYTECODE := 1
 export DPOJOB_CACHE ?= $(HOME)/.cache/dpojob
 
