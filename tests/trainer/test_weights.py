@@ -41,6 +41,7 @@ FAMILIES = {
 TOLERANCE = 5e-6
 
 WORKER = """
+import os
 import sys
 from pathlib import Path
 from dpojob_api.trainer_config import TrainerConfig
@@ -56,7 +57,8 @@ config = TrainerConfig.model_validate_json(config)
 model = load_model(Path(source), config)
 export_model(model, config, Path(source), Path(target))
 assert ("torch" in sys.modules) <= (torch_there == "yes")
-print("devices", jax.device_count(), "processes", jax.process_count())
+# One write: gloo prints to the same pipe from another thread.
+os.write(1, f"\\ndevices {jax.device_count()} processes {jax.process_count()}\\n".encode())
 """
 
 
