@@ -1,6 +1,7 @@
 """The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 from dpojob_api import metrics
 from dpojob_trainer.progress import Evaluation, Event, Numbers, Phase, Step, eta_seconds
 
+RESPONSE_SECONDS = 3.0
 TRAIN_GAUGES = {
     "loss": metrics.LOSS,
     "rewards/accuracies": metrics.REWARD_ACCURACY,
@@ -69,7 +71,11 @@ class Board(Collector):
 
     def wait_for_final_scrape(self, seconds: float) -> bool:
         """Wait until somebody has read the finished state; return whether it was read."""
-        return self._final_scrape.wait(seconds)
+        read = self._final_scrape.wait(seconds)
+        if read:
+            # The numbers are collected before the response is sent; a driver that left now would cut it off.
+            time.sleep(RESPONSE_SECONDS)
+        return read
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield every gauge."""
