@@ -21,9 +21,6 @@ WORKDIR = Path("/tmp/dpojob")
 INITIALIZATION_SECONDS = 1800
 # Ray notices a lost host within seconds. JAX's own detector only backs it up and must outlast a long compilation.
 HEARTBEAT_SECONDS = 300
-# XLA on CPU takes and returns its buffers in every step; with small pages most of the time goes into page faults.
-# glibc reads it when the process starts.
-CPU_MALLOC = "glibc.malloc.hugetlb=1"
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,6 @@ def environment(config: TrainerConfig) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join(flags),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "GLIBC_TUNABLES": CPU_MALLOC,
     }
 
 
