@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from dpojob_api.constants import OUTPUT_COMPILE_CACHE
 from hack.demo import follow, samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,14 @@ def manifest(data: Path) -> dict[str, object]:
     return job
 
 
+def remove_results(output: Path) -> None:
+    """Remove what an earlier demo wrote; its compiled programs stay."""
+    for found in output.glob("*"):
+        if found.name == OUTPUT_COMPILE_CACHE:
+            continue
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
 def main() -> int:
     """Run the demo; return the exit code."""
     args = arguments()
@@ -71,7 +80,7 @@ def main() -> int:
     job = manifest(data)
     kubectl = follow.Kubectl(args.kubeconfig)
     kubectl.run("delete", "dpojob", "smollm2-demo", "--ignore-not-found", "--wait=true", "--timeout=120s")
-    shutil.rmtree(args.store / "outputs" / "smollm2-demo", ignore_errors=True)
+    remove_results(args.store / "outputs" / "smollm2-demo")
     console.print("demo: kubectl apply -f examples/smollm2-demo.yaml", style="bold")
     started = time.monotonic()
     kubectl.run("apply", "-f", "-", text=yaml.safe_dump(job))

@@ -48,7 +48,7 @@ def is_true(status: Status, kind: str) -> bool:
 def line(status: Status) -> str:
     """Return the progress line: what the trainer does, or what the job waits for."""
     progress = status.get("progress")
-    if progress and progress["phase"] not in ("starting", "loading"):
+    if progress and progress.get("totalSteps"):
         numbers = (("loss", "loss"), ("acc", "rewardAccuracy"), ("margin", "rewardMargin"), ("eta", "eta"))
         told = [f"{name} {progress[key]}" for name, key in numbers if progress.get(key) is not None]
         return "  ".join([f"{progress['phase']} {progress['steps']}", *told])

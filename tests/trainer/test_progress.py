@@ -6,9 +6,9 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from dpojob_api import metrics
-from dpojob_api.constants import METRICS_PATH
+from dpojob_api.constants import FIELD_MANAGER, METRICS_PATH
 from dpojob_trainer.board import Board
-from dpojob_trainer.progress import Evaluation, Phase, Step, Stopwatch, eta_seconds
+from dpojob_trainer.progress import Begun, Evaluation, Phase, Step, Stopwatch, eta_seconds
 
 
 def serve(board: Board) -> str:
@@ -19,9 +19,10 @@ def serve(board: Board) -> str:
     return f"http://127.0.0.1:{port}{METRICS_PATH}"
 
 
-def scrape(url: str) -> dict[str, float]:
+def scrape(url: str, agent: str = FIELD_MANAGER) -> dict[str, float]:
     """Return the samples by name; a phase by its label."""
-    with urllib.request.urlopen(url, timeout=10) as reply:
+    request = urllib.request.Request(url, headers={"User-Agent": agent})
+    with urllib.request.urlopen(request, timeout=10) as reply:
         families = text_string_to_metric_families(reply.read().decode())
     return {s.labels.get("phase", s.name): s.value for family in families for s in family.samples}
 
@@ -44,6 +45,14 @@ def test_the_newest_step_is_served_with_its_remaining_time() -> None:
     assert [name for name in metrics.PHASES if found[name]] == ["training"]
 
 
+def test_the_total_is_served_before_the_first_step() -> None:
+    board = Board()
+    board.update(Begun(4, 10))
+    found = scrape(serve(board))
+    assert (found[metrics.STEP], found[metrics.TOTAL_STEPS]) == (4, 10)
+    assert metrics.LOSS not in found
+
+
 def test_what_is_not_known_yet_is_not_served() -> None:
     found = scrape(serve(Board()))
     assert found[metrics.FINISHED] == 0
@@ -58,6 +67,8 @@ def test_only_a_scrape_after_the_end_is_the_final_one() -> None:
     assert not board.wait_for_final_scrape(0)
     board.update(Evaluation(10, {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8}))
     board.finish(10, 10)
+    scrape(url, "Prometheus/3.0")
+    assert not board.wait_for_final_scrape(0)
     found = scrape(url)
     assert board.wait_for_final_scrape(5)
     assert (found[metrics.FINISHED], found["finished"], found[metrics.STEP]) == (1, 1, 10)

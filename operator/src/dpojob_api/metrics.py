@@ -14,7 +14,7 @@ EVAL_REWARD_ACCURACY: Final = "dpojob_eval_reward_accuracy"
 EVAL_REWARD_MARGIN: Final = "dpojob_eval_reward_margin"
 FINISHED: Final = "dpojob_finished"
 
-PHASES: Final = ("starting", "loading", "training", "evaluating", "exporting", "finished")
+PHASES: Final = ("starting", "loading", "compiling", "training", "evaluating", "exporting", "finished")
 
 HELP: Final[dict[str, str]] = {
     PHASE: "1 for the phase the trainer is in (label phase), 0 for the others.",

@@ -1,15 +1,19 @@
-"""The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator."""
+"""The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator and by anyone else."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from dpojob_api import metrics
-from dpojob_trainer.progress import Evaluation, Event, Numbers, Phase, Step, eta_seconds
+from dpojob_api.constants import FIELD_MANAGER
+from dpojob_trainer.progress import Begun, Evaluation, Event, Numbers, Phase, Step, eta_seconds
 
 RESPONSE_SECONDS = 3.0
 TRAIN_GAUGES = {
@@ -22,6 +26,15 @@ EVAL_GAUGES = {
     "rewards/accuracies": metrics.EVAL_REWARD_ACCURACY,
     "rewards/margins": metrics.EVAL_REWARD_MARGIN,
 }
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """A scrape every few seconds is no news."""
 
 
 class Board(Collector):
@@ -38,7 +51,19 @@ class Board(Collector):
         """Serve ``/metrics`` on every address."""
         registry = CollectorRegistry()
         registry.register(self)
-        start_http_server(port, registry=registry)
+        answer = make_wsgi_app(registry)
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            with self._lock:
+                finished = bool(self._gauges[metrics.FINISHED])
+            body: Iterable[bytes] = answer(environ, start_response)
+            # Others scrape too; only the operator's reading lets the driver go.
+            if finished and environ.get("HTTP_USER_AGENT", "").startswith(FIELD_MANAGER):
+                self._final_scrape.set()
+            return body
+
+        server = make_server("", port, app, _Server, handler_class=_Silent)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def update(self, event: Event) -> None:
         """Take in what host 0 tells."""
@@ -46,6 +71,8 @@ class Board(Collector):
             match event:
                 case Phase(name):
                     self._phase = name
+                case Begun(step, total):
+                    self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}
                 case Step():
                     self._step(event)
                 case Evaluation(_, numbers):
@@ -70,7 +97,7 @@ class Board(Collector):
             }
 
     def wait_for_final_scrape(self, seconds: float) -> bool:
-        """Wait until somebody has read the finished state; return whether it was read."""
+        """Wait until the operator has read the finished state; return whether it has."""
         read = self._final_scrape.wait(seconds)
         if read:
             # The numbers are collected before the response is sent; a driver that left now would cut it off.
@@ -87,8 +114,6 @@ class Board(Collector):
         for known in metrics.PHASES:
             family.add_metric([known], float(known == phase))
         yield family
-        if gauges[metrics.FINISHED]:
-            self._final_scrape.set()
 
 
 def named(numbers: Numbers, gauges: dict[str, str]) -> Numbers:

@@ -21,12 +21,13 @@ from dpojob_trainer.board import Board
 from dpojob_trainer.channel import Receiver
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.launchers import Gang, Launcher
-from dpojob_trainer.progress import Evaluation, HostReport, Phase, Step
+from dpojob_trainer.progress import Begun, Evaluation, HostReport, Phase, Step
 
 log = logging.getLogger(__name__)
 
 WORKDIR = Path("/tmp/dpojob/driver")
-FINAL_SCRAPE_SECONDS = 20.0
+# Long enough for an operator that is just being replaced.
+FINAL_SCRAPE_SECONDS = 120.0
 # After one host says that its peer is gone, Ray still names the one that died.
 NAMING_SECONDS = 20.0
 # After all processes have ended, their last words may still be on the way.
@@ -115,7 +116,7 @@ def supervise(gang: Gang, hosts: int, receiver: Receiver, board: Board) -> list[
                 reports[message.rank] = report
             case TrainerResult() as result:
                 raise name_the_lost(gang, receiver, failure_of(result))
-            case Phase() | Step() | Evaluation() as event:
+            case Phase() | Begun() | Step() | Evaluation() as event:
                 board.update(event)
     return [reports[rank] for rank in sorted(reports)]
 
@@ -165,7 +166,7 @@ def conclude(
         board.update(Evaluation(step, numbers))
     board.finish(first.step, first.total)
     if not board.wait_for_final_scrape(scrape_seconds):
-        log.info("nobody read the final metrics within %.0f s", scrape_seconds)
+        log.info("the operator did not read the final metrics within %.0f s", scrape_seconds)
     return TrainerResult(
         reason=TrainerReason.SUCCEEDED,
         message=f"{first.step} steps; results are in {config.output.uri}",

@@ -20,6 +20,14 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The loop begins after `step` of `total` optimizer steps."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Step:
     """`step` of `total` optimizer steps are done; `numbers` are the step's, by their names in metrics.jsonl."""
 
@@ -36,7 +44,7 @@ class Evaluation:
     numbers: Numbers
 
 
-Event = Phase | Step | Evaluation
+Event = Phase | Begun | Step | Evaluation
 Emit = Callable[[Event], None]
 
 

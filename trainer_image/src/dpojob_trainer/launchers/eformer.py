@@ -17,7 +17,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.channel import Address
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.host import HostTask, environment, run_host
+from dpojob_trainer.host import HostTask, launch_environment, run_host
 from dpojob_trainer.launchers.base import Gang
 from dpojob_trainer.launchers.nodes import wait_for_hosts
 
@@ -43,7 +43,7 @@ class EformerGang:
     def _execute(self, config: TrainerConfig, addresses: tuple[str, ...], driver: Address) -> None:
         accelerator = TpuAcceleratorConfig(
             tpu_version=config.plan.accelerator_type,
-            execution_env=RuntimeEnv(env_vars=environment(config)),
+            execution_env=RuntimeEnv(env_vars=launch_environment(config)),
             cpu_count=1,
             chips_per_host=config.plan.chips_per_host,
             worker_count=config.plan.hosts,

@@ -15,7 +15,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.channel import Address
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.host import HostTask, environment, run_host
+from dpojob_trainer.host import HostTask, launch_environment, run_host
 from dpojob_trainer.launchers.base import Gang
 from dpojob_trainer.launchers.nodes import wait_for_hosts
 
@@ -94,7 +94,7 @@ class SliceGang:
                 num_cpus=0,
                 resources={"TPU": config.plan.chips_per_host},
                 scheduling_strategy=strategy,
-                runtime_env={"env_vars": environment(config)},
+                runtime_env={"env_vars": launch_environment(config)},
                 max_restarts=0,
             )
             .remote()

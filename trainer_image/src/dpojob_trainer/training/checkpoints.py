@@ -15,6 +15,7 @@ from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.training.failures import lost_peer
 
 PARAMETERS, OPTIMIZER, STEP_PREFIX = "parameters", "optimizer", "step"
 Arrays = dict[str, Any]
@@ -152,7 +153,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _failed(error: Exception, step: int | None) -> TrainerError:
-    return TrainerError(
+    return lost_peer(error) or TrainerError(
         TrainerReason.CHECKPOINT_FAILED,
         f"a checkpoint could not be written ({_first_line(error)}); check space and permissions of output.uri",
         step=step,

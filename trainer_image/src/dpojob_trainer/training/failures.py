@@ -26,11 +26,17 @@ def explain(error: BaseException, config: TrainerConfig) -> TrainerError:
     words = last_line(error)
     if isinstance(error, MemoryError) or any(mark in str(error) for mark in MEMORY_MARKS):
         return TrainerError(TrainerReason.OUT_OF_MEMORY, f"{memory_hints(config)}. It said: {words}")
-    if any(mark in str(error) for mark in PEER_MARKS):
-        return TrainerError(
-            TrainerReason.HOST_LOST, f"the connection to another host broke. It said: {words}"
-        )
-    return TrainerError(TrainerReason.TRAINING_FAILED, f"{type(error).__name__}: {words}")
+    lost = lost_peer(error)
+    return lost or TrainerError(TrainerReason.TRAINING_FAILED, f"{type(error).__name__}: {words}")
+
+
+def lost_peer(error: BaseException) -> TrainerError | None:
+    """Return HostLost if an exception comes from a broken connection between hosts, whatever it interrupted."""
+    if not any(mark in str(error) for mark in PEER_MARKS):
+        return None
+    return TrainerError(
+        TrainerReason.HOST_LOST, f"the connection to another host broke. It said: {last_line(error)}"
+    )
 
 
 def memory_hints(config: TrainerConfig) -> str:

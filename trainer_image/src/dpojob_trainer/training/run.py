@@ -19,6 +19,7 @@ from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, sources, store, weights
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import (
+    Begun,
     Emit,
     Evaluation,
     HostReport,
@@ -28,10 +29,12 @@ from dpojob_trainer.progress import (
     Stopwatch,
     peak_rss_bytes,
 )
+from dpojob_trainer.training import compile_cache
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.plan import micro_batch_size, total_steps
+from dpojob_trainer.training.program import meet
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
 
@@ -88,6 +91,12 @@ class Recorder:
         self._tracker.log("eval", step, numbers)
         log.info("evaluation after step %d %s", step, _words(numbers))
 
+    def begun(self, step: int) -> None:
+        """Tell the driver that the loop begins after `step` steps."""
+        self.phase("training")
+        if self._first:
+            self._emit(Begun(step, self._total))
+
     def phase(self, name: str) -> None:
         """Tell the driver that a phase begins."""
         if self._first:
@@ -109,17 +118,19 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
     if place.rank == 0:
         emit(Phase("loading"))
     out = store.open_store(config.output.uri)
+    compile_cache.enable(out.root, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
     total = total_steps(config.training, len(prepared.train))
     with open_tracker(config, place.rank) as tracker:
         recorder = Recorder(config, place, total, out, tracker, emit)
+        meet("dpojob-data-ready")
         checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
             trainer = build(config, model_dir, prepared, recorder, checkpoints, place.workdir)
             resumed = resume(trainer, checkpoints)
-        recorder.phase("training")
+        recorder.begun(resumed)
         with watch("train"):
             state = trainer.train().state
             done = require_done(state, total)

@@ -29,6 +29,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches
+from dpojob_trainer.training.program import Program
 from dpojob_trainer.training.step import StepFunctions
 
 Numbers = dict[str, float]
@@ -115,13 +116,14 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             out_shardings=(self.state_shardings, everywhere),
             donate_argnums=(0,),
         )
-        self._evaluate = jax.jit(
+        evaluate = jax.jit(
             StepFunctions(steps.forward, steps.pair_loss, steps.beta, 1).evaluate,
             in_shardings=(self.state_shardings, everywhere, everywhere, reference),
             out_shardings=everywhere,
         )
+        self._evaluate = Program("evaluating", evaluate, self.hooks.phase)
         return TrainerConfigureFunctionOutput(
-            sharded_training_step_function=train,
+            sharded_training_step_function=Program("training", train, self.hooks.phase),
             sharded_evaluation_step_function=None,
             mesh=mesh,
             checkpoint_manager=None,

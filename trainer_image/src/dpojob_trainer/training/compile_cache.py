@@ -1,0 +1,36 @@
+"""Compiled programs in the output store: a later attempt loads what an earlier one compiled."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import jax
+
+from dpojob_api.constants import OUTPUT_COMPILE_CACHE
+from dpojob_api.slice_spec import Platform
+
+log = logging.getLogger(__name__)
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def enable(root: str, platform: Platform) -> None:
+    """Let JAX keep its programs under the output's folder.
+
+    JAX's key holds the program, its options and the versions of jax and libtpu. It lacks the CPU's model, so programs
+    for CPU lie in a folder of that model. JAX needs a mounted folder; with ``gs://`` outputs every attempt compiles.
+    """
+    if root.startswith("gs://"):
+        return
+    kind = "tpu" if platform is Platform.TPU else f"cpu-{cpu_model(CPU_INFO.read_text())}"
+    folder = Path(root) / OUTPUT_COMPILE_CACHE / kind
+    log.info("compiled programs are kept in %s", folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Hosts of a CPU slice may share their cores; one compilation for all is the fastest then.
+    jax.config.update("jax_share_binary_between_hosts", platform is Platform.CPU)
+
+
+def cpu_model(cpu_info: str) -> str:
+    """Return a short digest of the instruction sets that ``/proc/cpuinfo`` names."""
+    flags = next((line for line in cpu_info.splitlines() if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]
