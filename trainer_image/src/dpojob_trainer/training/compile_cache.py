@@ -26,8 +26,6 @@ def enable(root: str, platform: Platform) -> None:
     folder = Path(root) / OUTPUT_COMPILE_CACHE / kind
     log.info("compiled programs are kept in %s", folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Hosts of a CPU slice may share their cores; one compilation for all is the fastest then.
-    jax.config.update("jax_share_binary_between_hosts", platform is Platform.CPU)
 
 
 def cpu_model(cpu_info: str) -> str:
