@@ -135,7 +135,7 @@ def conditions_reference() -> str:
     return (
         DOC_HEADER
         + "# Conditions and reasons\n\n"
-        + "Every condition carries `observedGeneration`, and its message names the fix.\n\n"
+        + "Every condition carries `observedGeneration`. Where somebody can put something right, its message says how.\n\n"
         + "| condition | meaning |\n|---|---|\n"
         + table(ConditionType)
         + "\n\n## Reasons found by the operator\n\n| reason | meaning |\n|---|---|\n"

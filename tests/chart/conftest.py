@@ -84,14 +84,6 @@ def render(helm: Helm) -> Callable[..., Rendered]:
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Path:
-    path = Path(os.environ.get("KUBECONFIG") or ROOT / ".cluster/etc/admin.kubeconfig")
-    if not path.exists():
-        pytest.fail(f"no cluster: {path} does not exist; run make cluster-up", pytrace=False)
-    return path
-
-
-@pytest.fixture(scope="session")
 def cluster_helm(kubeconfig: Path) -> Helm:
     return Helm(_program("helm"), kubeconfig)
 

@@ -5,7 +5,6 @@ namespace of their own. A CRD that these tests brought along is deleted at the e
 """
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -101,15 +100,14 @@ class Refusal:
 
 
 @pytest.fixture(scope="session")
-def api_client() -> client.ApiClient:
-    path = Path(os.environ.get("KUBECONFIG") or ROOT / ".cluster/etc/admin.kubeconfig")
-    if not path.exists():
-        pytest.fail(f"no cluster: {path} does not exist; run make cluster-up", pytrace=False)
-    api = config.new_client_from_config(str(path))
+def api_client(kubeconfig: Path) -> client.ApiClient:
+    api = config.new_client_from_config(str(kubeconfig))
     try:
         client.VersionApi(api).get_code(_request_timeout=10)
     except HTTPError as error:
-        pytest.fail(f"the cluster of {path} does not answer ({error}); run make cluster-up", pytrace=False)
+        pytest.fail(
+            f"the cluster of {kubeconfig} does not answer ({error}); run make cluster-up", pytrace=False
+        )
     return api
 
 

@@ -89,15 +89,6 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Path:
-    """Return the way to the cluster."""
-    path = Path(os.environ.get("KUBECONFIG") or ROOT / ".cluster/etc/admin.kubeconfig")
-    if not path.exists():
-        pytest.fail(f"no cluster: {path} does not exist; run make cluster-up", pytrace=False)
-    return path
-
-
-@pytest.fixture(scope="session")
 def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
     """The API server, with this checkout's CRD and without an operator of its own."""
     api = config.new_client_from_config(str(kubeconfig))

@@ -1,13 +1,16 @@
-"""A claim with a tiny model and preference data, at the place where the operator would mount it."""
+"""A claim with a tiny model and preference data at the place where the operator would mount it, and other stores."""
 
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.trainer import gcs as gcs_api
 from tests.trainer import tiny_models
+from tests.trainer.gcs import Gcs
 from tests.trainer.jobs import Claim, write_pairs
 
+from dpojob_api import uris
 from dpojob_api.constants import PVC_MOUNT_ROOT
 
 
@@ -25,3 +28,28 @@ def claim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claim]:
     write_pairs(folder / "pairs.jsonl", 64)
     yield Claim(link.name, folder)
     link.unlink()
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder below which this process looks for mounted claims."""
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    monkeypatch.setattr(uris, "PVC_MOUNT_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture
+def volume(mounts: Path) -> Path:
+    """The folder at which the claim `inputs` is mounted."""
+    folder = mounts / "inputs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
+    """A GCS that the client of this process uses."""
+    with gcs_api.serve() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server

@@ -7,14 +7,15 @@ as "exists or not" (ifGenerationMatch=0).
 import base64
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.trainer.loopback import serving
 
 BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
 OBJECTS = re.compile(r"/(?:upload/|download/)?storage/v1/b/([^/]+)/o(?:/(.+))?")
@@ -148,13 +149,5 @@ def resource(bucket: str, name: str, content: bytes) -> dict[str, Any]:
 def serve() -> Iterator[Gcs]:
     """Run the stand-in on a free port of 127.0.0.1."""
     gcs = Gcs()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("GcsHandler", (Handler,), {"gcs": gcs}))
-    gcs.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(type("GcsHandler", (Handler,), {"gcs": gcs})) as gcs.url:
         yield gcs
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -6,14 +6,15 @@ error headers. The real Hub cannot be reached from the tests.
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.trainer.loopback import serving
 
 GOOD_TOKEN = "hf_granted"
 OTHER_TOKEN = "hf_not_granted"
@@ -221,13 +222,5 @@ def paths_info(files: Files, wanted: list[str]) -> list[dict[str, Any]]:
 def serve() -> Iterator[Hub]:
     """Run a Hub on a free port of 127.0.0.1."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(type("HubHandler", (Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

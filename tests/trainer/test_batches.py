@@ -64,6 +64,18 @@ def test_the_last_evaluation_batch_is_filled_up_with_weight_0() -> None:
     assert {len(batch["prompt_input_ids"]) for batch, _ in batches} == {4}
 
 
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, 4), (3, 4), (4, 4), (5, 4), (8, 4), (9, 4), (13, 8), (2, 16)]
+)
+def test_every_held_out_pair_counts_exactly_once(count: int, size: int) -> None:
+    counted = dict.fromkeys(range(count), 0.0)
+    for batch, weights in EvalBatches(pairs(count), size, PADDING):
+        assert {len(array) for array in (weights, *batch.values())} == {size}
+        for pair, weight in zip(batch["prompt_input_ids"][:, -1].tolist(), weights.tolist(), strict=True):
+            counted[pair] += weight
+    assert counted == dict.fromkeys(range(count), 1.0)
+
+
 def test_max_eval_steps_limits_the_batches() -> None:
     assert len(list(EvalBatches(pairs(9), 4, PADDING, limit=1))) == 1
 

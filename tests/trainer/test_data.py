@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from dpojob_api import uris
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import ColumnsSpec
 from dpojob_api.trainer_config import TrainerConfig, trainer_config
@@ -54,15 +53,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tiny_models.write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps({"vocab_size": tiny_models.VOCABULARY}))
-    return folder
-
-
-@pytest.fixture
-def volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder at which the claim `inputs` is mounted."""
-    monkeypatch.setattr(uris, "PVC_MOUNT_ROOT", str(tmp_path / "mnt"))
-    folder = tmp_path / "mnt" / "inputs"
-    folder.mkdir(parents=True)
     return folder
 
 

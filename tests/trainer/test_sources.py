@@ -17,12 +17,10 @@ from typing import Any
 import datasets.config
 import huggingface_hub.constants
 import pytest
-from tests.trainer import gcs as gcs_api
 from tests.trainer import hub as hub_api
 from tests.trainer.gcs import Gcs
 from tests.trainer.hub import GOOD_TOKEN, OTHER_TOKEN, Fault, Hub, Repo
 
-from dpojob_api import uris
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DatasetSpec, ModelSpec
 from dpojob_trainer.errors import TrainerError
@@ -78,23 +76,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waits: list[float]) -> 
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
         yield server
-
-
-@pytest.fixture
-def gcs(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[Gcs]:
-    """A GCS that the client of this process uses."""
-    with gcs_api.serve() as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
-
-
-@pytest.fixture
-def volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder at which the claim `inputs` is mounted."""
-    monkeypatch.setattr(uris, "PVC_MOUNT_ROOT", str(tmp_path / "mnt"))
-    folder = tmp_path / "mnt" / "inputs"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -358,6 +339,7 @@ class TestVolume:
             fetch_dataset_files(DatasetSpec(uri="pvc://inputs/none"), tmp_path)
 
 
+@pytest.mark.usefixtures("waits")
 class TestGcs:
     def test_model(self, gcs: Gcs, tmp_path: Path) -> None:
         gcs.buckets["models"] = {f"qwen/{name}": content for name, content in MODEL.items()}

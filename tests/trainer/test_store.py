@@ -6,14 +6,11 @@ tests may run as root, whom permissions do not stop.
 
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.trainer import gcs as gcs_api
 from tests.trainer.gcs import Gcs
 
-from dpojob_api import uris
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.store import OutputStore, open_store
@@ -21,21 +18,18 @@ from dpojob_trainer.store import gcs as gcs_store
 
 
 @pytest.fixture
-def volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def volume(mounts: Path) -> Path:
     """The folder at which the claim `out` is mounted."""
-    monkeypatch.setattr(uris, "PVC_MOUNT_ROOT", str(tmp_path / "mnt"))
-    folder = tmp_path / "mnt" / "out"
-    folder.mkdir(parents=True)
+    folder = mounts / "out"
+    folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
+def gcs(gcs: Gcs) -> Gcs:
     """A GCS with the bucket `out`."""
-    with gcs_api.serve() as server:
-        server.buckets["out"] = {}
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
+    gcs.buckets["out"] = {}
+    return gcs
 
 
 @pytest.fixture(params=["pvc", "gs"])

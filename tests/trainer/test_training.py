@@ -72,6 +72,9 @@ def first(train: Train, claim: Claim) -> Run:
 
 def test_it_learns(first: Run) -> None:
     before, after = first.report.evaluations[0], first.report.evaluations[12]
+    assert before["pairs"] == after["pairs"] == 13, (
+        "the held-out pairs fill one batch of 8 and a part of the next"
+    )
     assert before["loss"] == pytest.approx(LN2, abs=1e-6)
     assert (before["rewards/margins"], before["rewards/accuracies"]) == (0, 0)
     assert after["loss"] < LN2 - 0.2

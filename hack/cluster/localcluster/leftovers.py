@@ -129,8 +129,13 @@ def _remove_rules(family: str) -> None:
     if not shutil.which(f"{family}-save"):
         return
     rules = run([f"{family}-save"], check=False)
-    if not _CHAINS.search(rules):
+    kept = rules_of_others(rules)
+    if kept == rules:
         return
     step(f"removing the cluster's {family} rules")
-    kept = [line for line in rules.splitlines() if not _CHAINS.search(line)]
-    run([f"{family}-restore"], stdin="\n".join(kept) + "\n", check=False)
+    run([f"{family}-restore"], stdin=kept, check=False)
+
+
+def rules_of_others(rules: str) -> str:
+    """Return the output of iptables-save without the chains of kube-proxy and the CNI plugins and the jumps to them."""
+    return "".join(line for line in rules.splitlines(keepends=True) if not _CHAINS.search(line))

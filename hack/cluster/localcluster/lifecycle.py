@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from . import config, daemons, identity, leftovers, runtime
@@ -43,7 +43,7 @@ def up(paths: Paths) -> None:
 def down(paths: Paths, purge: bool) -> None:
     """Stop the cluster of this checkout, or what is left of any; with `purge` remove the state folder too."""
     running = set(leftovers.marked().values())
-    if running and paths.state not in running and leftovers.owner() != paths.checkout:
+    if of_another(paths, running, leftovers.owner()):
         step(f"the running cluster belongs to {', '.join(str(s.parent) for s in running)}; it is left alone")
     else:
         step("stopping the cluster")
@@ -52,6 +52,11 @@ def down(paths: Paths, purge: bool) -> None:
     if purge:
         step(f"removing {paths.state}")
         shutil.rmtree(paths.state, ignore_errors=True)
+
+
+def of_another(paths: Paths, running: Collection[Path], owner: Path | None) -> bool:
+    """Tell whether what runs is another checkout's alone; `running` are the state folders of the live processes."""
+    return bool(running) and paths.state not in running and owner != paths.checkout
 
 
 def status(paths: Paths) -> dict[str, str]:

@@ -95,7 +95,7 @@ class OperatorReason(Documented):
     HEAD_LOST = "HeadLost", "The head pod ended, and with it the driver."
     TRAINER_CRASHED = (
         "TrainerCrashed",
-        "The driver ended without saying why; the message has the tail of its log.",
+        "The driver ended without saying why; the message has the last telling line of its log.",
     )
     RESULT_MISSING = "ResultMissing", "The RayJob succeeded, but the trainer never reported a checked result."
     TOO_MANY_ATTEMPTS = "TooManyAttempts", "The job has used all attempt numbers. Create a new DPOJob."
@@ -125,7 +125,7 @@ class TrainerReason(Documented):
     NO_CHAT_TEMPLATE = "NoChatTemplate", "The data is conversational and the tokenizer has no chat template."
     ACCESS_DENIED = (
         "AccessDenied",
-        "The repository is gated or private and the token is missing or has no access.",
+        "The repository or bucket is not public, and the token or service account is missing or has no access.",
     )
     RATE_LIMITED = "RateLimited", "The Hub refused with 429 after all retries."
     DOWNLOAD_FAILED = "DownloadFailed", "A download broke off after all retries."

@@ -247,7 +247,7 @@ class TrainingSpec(ApiModel):
         default=None,
         ge=1,
         le=10000000,
-        description="evalSteps evaluates every so many steps; only at the end if unset.",
+        description="evalSteps evaluates every so many steps; only before and after training if unset.",
     )
     max_eval_steps: int | None = Field(
         default=None,

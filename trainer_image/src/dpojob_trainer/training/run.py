@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,7 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
     total = total_steps(config.training, len(prepared.train))
-    with open_tracker(config, place.rank) as tracker:
+    with open_tracker(config, place.rank) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
         checkpoints = Checkpoints(out.root, config.training)
@@ -140,7 +142,6 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         with watch("export"):
             recorder.phase("exporting")
             export(config, state, model_dir, out, place)
-        out.flush()
     return HostReport(
         rank=place.rank,
         host=place.host,
@@ -153,6 +154,24 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         peak_rss_bytes=peak_rss_bytes(),
         data=prepared.report.model_dump(by_alias=True),
     )
+
+
+@contextmanager
+def flushed(out: store.OutputStore) -> Iterator[None]:
+    """Write the lines that `out` holds back when the run ends, however it ends; a failed run keeps its own error.
+
+    Raises:
+        TrainerError: OutputNotWritable, if the run itself did not fail.
+    """
+    try:
+        yield
+    except BaseException:
+        try:
+            out.flush()
+        except Exception as error:
+            log.warning("the last lines of %s are lost: %s", OUTPUT_METRICS, error)
+        raise
+    out.flush()
 
 
 def build(
