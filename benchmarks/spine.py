@@ -6,12 +6,14 @@ jobs whose pods cannot be scheduled. Writes benchmarks/results/spine.json and th
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hack.demo.__main__ import DATA, prepare_inputs
 from hack.demo.follow import Kubectl, is_true
 from tests.e2e.inputs import job, write_inputs
 
@@ -103,10 +105,12 @@ def summary(store: Path, name: str) -> Object:
 def measure(kubectl: Kubectl, store: Path) -> Object:
     """Run everything and return the results."""
     write_inputs(store / "inputs")
+    prepare_inputs(store, DATA)
     demo = yaml.safe_load((ROOT / "examples" / "smollm2-demo.yaml").read_text())
     result: Object = {"jobs": {}, "operator": {"idle": operator_use(kubectl, 60)}}
     for body in (job("tiny"), demo):
         name = body["metadata"]["name"]
+        shutil.rmtree(store / "outputs" / name, ignore_errors=True)
         result["jobs"][name] = {"seconds": first_seen(kubectl, body, 1200), "trainer": summary(store, name)}
     result["operator"]["20 jobs waiting"] = operator_with_jobs(kubectl, 20, 60)
     return result
@@ -143,6 +147,7 @@ def main() -> None:
     parser.add_argument("--store", required=True, type=Path)
     args = parser.parse_args()
     result = measure(Kubectl(args.kubeconfig), args.store)
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     head, _, _ = DOCUMENT.read_text().partition("<!-- spine -->")
     DOCUMENT.write_text(head + "<!-- spine -->\n" + table(result))
