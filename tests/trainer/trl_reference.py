@@ -49,7 +49,9 @@ CASES: dict[str, Row] = {
     "system": pair([SYSTEM, user("Which colour is grass?")], [GOOD], [BAD]),
     "several turns": pair([user("Hi"), assistant("Hello!"), user("Which colour is grass?")], [GOOD], [BAD]),
     "thoughts in one answer": pair(
-        [user("Which colour is grass?")], [assistant("<think>\nChlorophyll.\n</think>\n\nIt is green.")], [BAD]
+        [user("Which colour is grass?")],
+        [assistant("<think>\nChlorophyll.\n</think>\n\nIt is green.")],
+        [BAD],
     ),
     "thoughts in both answers": pair(
         [user("Which colour is grass?")],
@@ -62,7 +64,9 @@ CASES: dict[str, Row] = {
         [assistant("Blue?", reasoning_content="No idea.")],
     ),
     "thoughts in the history": pair(
-        [user("Hi"), assistant("<think>\nGreet.\n</think>\n\nHello!"), user("Which colour is grass?")], [GOOD], [BAD]
+        [user("Hi"), assistant("<think>\nGreet.\n</think>\n\nHello!"), user("Which colour is grass?")],
+        [GOOD],
+        [BAD],
     ),
     "several turns of completion": pair(
         [user("Which colour is grass?")],
@@ -81,6 +85,17 @@ CASES: dict[str, Row] = {
     "text over several lines": {"prompt": "Q: grass?\nA:\n", "chosen": "Green.\n", "rejected": "Blue."},
 }
 
+# Rows of which our ids differ from TRL's on purpose; test_trl_ids.py says why, one test each.
+DIFFERENT: dict[str, Row] = {
+    "after the EOS": CASES["one turn"],
+    "second EOS": pair([user("Which colour is grass?")], [assistant("It is green.<|im_end|>")], [BAD]),
+    "token across the boundary": {"prompt": "Name a colour.", "chosen": ".. green", "rejected": ".. blue"},
+    "another speaker": {
+        "chosen": [user("Hi"), assistant("Hello!"), user("Grass?"), GOOD],
+        "rejected": [user("Hi"), assistant("Hello!"), user("And grass?"), BAD],
+    },
+}
+
 
 def trl_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Triple]:
     """Return prompt, chosen and rejected ids of rows, as ``trl.DPOTrainer`` makes them."""
@@ -88,7 +103,11 @@ def trl_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Tri
 
     arguments = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
     made = DPOTrainer._prepare_dataset(
-        SimpleNamespace(_tokenizer=tokenizer), Dataset.from_list(copy.deepcopy(list(rows))), tokenizer, arguments, "train"
+        SimpleNamespace(_tokenizer=tokenizer),
+        Dataset.from_list(copy.deepcopy(list(rows))),
+        tokenizer,
+        arguments,
+        "train",
     )
     return [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in made]
 
@@ -130,14 +149,18 @@ def messages(turns: Sequence[Row]) -> list[Row]:
 
 def golden(folder: Path) -> Row:
     """Return what is recorded of one tokenizer."""
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     cases = {name: expected(tokenizer, trl_ids(tokenizer, [row])[0]) for name, row in CASES.items()}
-    many = {"preferences": preferences(), "demo": demo()}
+    different = {name: trl_ids(tokenizer, [row])[0] for name, row in DIFFERENT.items()}
+    many = {"preferences": preferences()} | ({"demo": demo()} if DEMO.is_file() else {})
     digests = {
         name: digest([expected(tokenizer, triple) for triple in trl_ids(tokenizer, rows)])
         for name, rows in many.items()
     }
-    return {"cases": cases, "digests": digests}
+    return {"cases": cases, "different": different, "digests": digests}
 
 
 def main() -> None:
@@ -150,7 +173,9 @@ def main() -> None:
         "qwen3": golden(real_tokenizers.qwen3()),
     }
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(made, indent=None, separators=(",", ":")).replace('"cases":', '\n"cases":') + "\n")
+    GOLDEN.write_text(
+        json.dumps(made, indent=None, separators=(",", ":")).replace('"cases":', '\n"cases":') + "\n"
+    )
 
 
 if __name__ == "__main__":

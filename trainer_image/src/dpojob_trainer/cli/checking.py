@@ -17,6 +17,7 @@ from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources.retrying import first_line
 
 MANIFEST_INVALID = "ManifestInvalid"
+UNEXPECTED = "Unexpected"
 UNREACHED = frozenset(
     {
         TrainerReason.MODEL_NOT_FOUND,
@@ -71,11 +72,7 @@ def check_file(file: Path, data_path: Path | None, model_path: Path | None) -> O
     except TrainerError as error:
         return Outcome(code_of(error), error.reason.value, [error.message])
     except Exception as error:
-        return Outcome(
-            ExitCode.FAILED,
-            TrainerReason.TRAINING_FAILED.value,
-            [f"{type(error).__name__}: {first_line(error)}"],
-        )
+        return Outcome(ExitCode.FAILED, UNEXPECTED, [f"{type(error).__name__}: {first_line(error)}"])
 
 
 def require_reachable(config: TrainerConfig, data_path: Path | None, model_path: Path | None) -> None:
