@@ -187,7 +187,7 @@ class TestRefused:
                 "dpo.maxCompletionLength (99 % of the completions",
             ),
             (
-                [chat("why " * 40 + str(number), "yes", "no") for number in range(4)],
+                [chat("why " * 90 + str(number), "yes", "no") for number in range(4)],
                 {},
                 "DataInvalid",
                 "dpo.maxPromptLength (99 % of the prompts",

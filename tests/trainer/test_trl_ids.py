@@ -104,10 +104,10 @@ def test_prompt_keeps_its_own_tokens(name: str, tokenizer: PreTrainedTokenizerBa
 
 
 def test_another_speaker_after_the_common_beginning(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Only the boundary differs, by tokens that both completions share: they cancel in the margin."""
+    """At most the boundary differs, by tokens that both completions share: they cancel in the margin."""
     theirs, mine = different(name, "another speaker"), ours(tokenizer, DIFFERENT["another speaker"])
     theirs = trl_reference.expected(tokenizer, theirs)
-    assert theirs[0] != mine[0]
+    assert theirs[0][: len(mine[0])] == mine[0]
     for side in (1, 2):
         assert mine[0] + mine[side] == theirs[0] + theirs[side]
 

@@ -5,7 +5,8 @@ All lengths are tokens before truncation. Nothing here looks at words, so it hol
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,8 @@ class Facts:
         """Return the rows that can be learnt from."""
         where = np.array([kind == "kept" for kind in self.kind], dtype=bool)
         columns: dict[str, Any] = {name: getattr(self, name)[where] for name in INT_FACTS}
-        lists = {
-            name: [v for v, keep in zip(getattr(self, name), where, strict=True) if keep]
-            for name in TEXT_FACTS
-        }
-        return Facts(self.split, **columns, **lists)
+        columns |= {name: list(compress(getattr(self, name), where)) for name in TEXT_FACTS}
+        return replace(self, **columns)
 
 
 INT_FACTS = ("row", "prompt", "chosen", "rejected", "prompt_key", "pair_key")
