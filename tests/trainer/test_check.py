@@ -264,7 +264,8 @@ class TestUnreached:
 PROBE = (
     "import sys\nfrom dpojob_trainer.cli import app\n"
     "try:\n    app()\nexcept SystemExit as end:\n    print(end.code)\n"
-    "print([name for name in ('jax', 'jaxlib', 'flax', 'easydel', 'eformer', 'ray') if name in sys.modules])\n"
+    "names = ('jax', 'jaxlib', 'flax', 'easydel', 'eformer', 'ray', 'transformers')\n"
+    "print([name for name in names if name in sys.modules])\n"
 )
 
 
@@ -284,7 +285,12 @@ def alone(*arguments: str, **env: str) -> list[str]:
 def test_starts_without_jax_easydel_and_ray(tmp_path: Path, model: Path) -> None:
     job, pairs = manifests.write(tmp_path, chats(4), manifest())
     lines = alone(str(job), "--data", str(pairs), "--model", str(model))
-    assert lines[-2:] == ["0", "[]"], lines
+    assert lines[-2:] == ["0", "['transformers']"], lines
+
+
+def test_wrong_manifest_is_told_before_anything_is_imported(tmp_path: Path) -> None:
+    job, _ = manifests.write(tmp_path, [], manifest(dpo={"beta": 0}))
+    assert alone(str(job))[-2:] == ["2", "[]"]
 
 
 class TestHub:

@@ -4,17 +4,17 @@ import tempfile
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import GateSpec
+from dpojob_api.spec import DPOSpec, GateSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import parse_uri, pvc_mount
-from dpojob_trainer import data, sources
 from dpojob_trainer.cli import manifest
-from dpojob_trainer.data.tokens import Lengths
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.sources.retrying import first_line
+
+if TYPE_CHECKING:
+    from dpojob_trainer.data import DataReport, PreparedData
 
 MANIFEST_INVALID = "ManifestInvalid"
 UNEXPECTED = "Unexpected"
@@ -46,9 +46,9 @@ class Outcome:
     code: ExitCode
     reason: str
     problems: list[str] = field(default_factory=list)
-    report: data.DataReport | None = None
+    report: "DataReport | None" = None
     gate: GateSpec | None = None
-    lengths: Lengths | None = None
+    dpo: DPOSpec | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -72,7 +72,9 @@ def check_file(file: Path, data_path: Path | None, model_path: Path | None) -> O
     except TrainerError as error:
         return Outcome(code_of(error), error.reason.value, [error.message])
     except Exception as error:
-        return Outcome(ExitCode.FAILED, UNEXPECTED, [f"{type(error).__name__}: {first_line(error)}"])
+        return Outcome(
+            ExitCode.FAILED, UNEXPECTED, [f"{type(error).__name__}: {' '.join(str(error).split())}"]
+        )
 
 
 def require_reachable(config: TrainerConfig, data_path: Path | None, model_path: Path | None) -> None:
@@ -103,17 +105,21 @@ def examine(config: TrainerConfig, data_path: Path | None, model_path: Path | No
     Raises:
         TrainerError: before there is a report.
     """
-    lengths = Lengths(config.dpo.max_prompt_length, config.dpo.max_completion_length)
+    # A wrong manifest is told before the tokenizer's library, which takes seconds, is imported.
+    from dpojob_trainer import data, sources
+
     with tempfile.TemporaryDirectory(prefix="dpojob-check-") as folder:
         workdir = Path(folder)
         tokenizer = model_path or sources.fetch_tokenizer(config.model, workdir)
         prepared = data.examine(config, tokenizer, workdir, data_path)
     code, reason, problems = verdict(prepared, config)
-    return Outcome(code, reason, problems, prepared.report, config.dataset.gate, lengths)
+    return Outcome(code, reason, problems, prepared.report, config.dataset.gate, config.dpo)
 
 
-def verdict(prepared: data.PreparedData, config: TrainerConfig) -> tuple[ExitCode, str, list[str]]:
+def verdict(prepared: "PreparedData", config: TrainerConfig) -> tuple[ExitCode, str, list[str]]:
     """Return exit code, reason and problems of data that could be read; warnings do not refuse it."""
+    from dpojob_trainer import data
+
     try:
         data.accept(prepared, config)
     except TrainerError as error:

@@ -1,16 +1,18 @@
 """The check's outcome for a human: two tables, then the verdict."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dpojob_api.spec import GateSpec
+from dpojob_api.spec import DPOSpec, GateSpec
 from dpojob_trainer.cli.checking import ExitCode, Outcome
-from dpojob_trainer.data.report import DataReport, LengthStats
-from dpojob_trainer.data.tokens import Lengths
+
+if TYPE_CHECKING:
+    from dpojob_trainer.data.report import DataReport, LengthStats
 
 BARS = " ▁▂▃▄▅▆▇█"
 Row = tuple[str, str, str, str]
@@ -18,9 +20,9 @@ Row = tuple[str, str, str, str]
 
 def show(outcome: Outcome, out: Console, err: Console) -> None:
     """Print the report on `out` and what is wrong on `err`."""
-    if outcome.report and outcome.gate and outcome.lengths:
+    if outcome.report and outcome.gate and outcome.dpo:
         out.print(counts_table(outcome.report, outcome.gate))
-        out.print(lengths_table(outcome.report, outcome.lengths))
+        out.print(lengths_table(outcome.report, outcome.dpo))
         for line in remarks(outcome.report):
             out.print(line, markup=False, highlight=False)
     word, style = ("warning", "yellow") if outcome.code is ExitCode.OK else ("error", "red")
@@ -32,7 +34,7 @@ def show(outcome: Outcome, out: Console, err: Console) -> None:
         err.print(f"refused: {outcome.reason}", style="bold red")
 
 
-def counts_table(report: DataReport, gate: GateSpec) -> Table:
+def counts_table(report: "DataReport", gate: GateSpec) -> Table:
     """Return what became of the rows, beside the gate's bounds."""
     table = Table("", "count", "share", "bound", title="pairs", title_justify="left", box=box.SIMPLE_HEAD)
     for column in table.columns[1:]:
@@ -42,7 +44,7 @@ def counts_table(report: DataReport, gate: GateSpec) -> Table:
     return table
 
 
-def count_rows(report: DataReport, gate: GateSpec) -> Iterator[Row]:
+def count_rows(report: "DataReport", gate: GateSpec) -> Iterator[Row]:
     """Yield the table's rows: what, how many, which share, and the bound, with ``!`` if it is not kept."""
     pairs = report.train_pairs + report.eval_pairs
     for split, rows in report.splits.items():
@@ -70,7 +72,7 @@ def counted(name: str, count: int, total: int, bound: float | None = None) -> Ro
     return name, str(count), f"{share:.1%}", limit
 
 
-def lengths_table(report: DataReport, kept: Lengths) -> Table:
+def lengths_table(report: "DataReport", dpo: DPOSpec) -> Table:
     """Return percentiles and a histogram of the lengths."""
     table = Table(
         "",
@@ -87,20 +89,20 @@ def lengths_table(report: DataReport, kept: Lengths) -> Table:
     for column in table.columns[1:6]:
         column.justify = "right"
     for name, stats in report.lengths.items():
-        limit = kept.prompt if name == "prompt" else kept.completion
+        limit = dpo.max_prompt_length if name == "prompt" else dpo.max_completion_length
         numbers = (str(number) for number in (stats.p50, stats.p90, stats.p99, stats.max, limit))
         table.add_row(name, *numbers, histogram(stats))
     return table
 
 
-def histogram(stats: LengthStats) -> str:
+def histogram(stats: "LengthStats") -> str:
     """Draw the bins: one bar each, with the bounds of the first and the last."""
     highest = max(bin_.count for bin_ in stats.bins)
     bars = "".join(BARS[-(-bin_.count * (len(BARS) - 1) // highest)] for bin_ in stats.bins)
     return f"≤{stats.bins[0].up_to} {bars} ≤{stats.bins[-1].up_to}"
 
 
-def remarks(report: DataReport) -> Iterator[str]:
+def remarks(report: "DataReport") -> Iterator[str]:
     """Yield what does not fit into a table: columns, roles, the longest prompt."""
     yield "columns: " + ", ".join(f"{part}={name}" for part, name in report.columns.items())
     yield "roles: " + ", ".join(f"{roles} ({count})" for roles, count in report.roles.items())
