@@ -57,10 +57,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(dataset: Row | None = None, dpo: Row | None = None, batch: int = 4) -> TrainerConfig:
-    """A job's configuration; the data set is the folder `d` of the claim `inputs`."""
+    """A job's configuration; the data set is the folder `d` of the claim `inputs`, and its gate only warns."""
     spec = {
         "model": {"uri": "pvc://inputs/m"},
-        "dataset": {"uri": "pvc://inputs/d"} | (dataset or {}),
+        "dataset": {"uri": "pvc://inputs/d", "gate": {"onViolation": "Warn"}} | (dataset or {}),
         "dpo": {"maxPromptLength": 64, "maxCompletionLength": 32} | (dpo or {}),
         "training": {"globalBatchSize": batch},
         "accelerator": {"type": "v4-8"},
@@ -136,25 +136,6 @@ class TestTokens:
             f"x{later}",
         )
 
-    def test_ids_are_those_of_trl(self, volume: Path, model: Path) -> None:
-        """TRL: ids of the templated prompt, then of the rest of the templated conversation.
-
-        TRL is not installed here; this is the procedure of its `maybe_apply_chat_template` and `tokenize_row`, without
-        the second EOS that it appends after a template's own.
-        """
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        data = run(volume, model, ROWS)
-        for row, pair in zip(ROWS, data.train, strict=True):
-            prompt = tokenizer.apply_chat_template(
-                row["chosen"][:1], tokenize=False, add_generation_prompt=True
-            )
-            assert pair["prompt_ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            for side in ("chosen", "rejected"):
-                whole = tokenizer.apply_chat_template(row[side], tokenize=False)
-                rest = tokenizer(whole[len(prompt) :].rstrip(), add_special_tokens=False)["input_ids"]
-                assert pair[f"{side}_ids"] == rest
-                assert pair[f"{side}_ids"].count(tokenizer.eos_token_id) == 1
-
     def test_template_without_eos_gets_one(self, volume: Path, tmp_path: Path) -> None:
         tiny_models.write_tokenizer(
             tmp_path,
@@ -219,6 +200,21 @@ class TestTokens:
         data = run(volume, tmp_path, rows, dataset={"columns": {"prompt": "q"}})
         assert texts(data) == ("<|endoftext|>The answer is", " yes.<|im_end|>", " no.<|im_end|>")
 
+    def test_template_switches_of_a_row(self, volume: Path, tmp_path: Path) -> None:
+        tiny_models.write_tokenizer(
+            tmp_path,
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{% if brief %}brief{% endif %}",
+        )
+        (tmp_path / "config.json").write_text("{}")
+        rows = [
+            chat_row(0) | {"chat_template_kwargs": {"brief": True}},
+            chat_row(1) | {"chat_template_kwargs": None},
+        ]
+        data = run(volume, tmp_path, rows)
+        assert texts(data, 0)[1] == "It is 0.<|im_end|>\nbrief<|im_end|>"
+        assert texts(data, 1)[1] == "It is 1.<|im_end|>"
+
     def test_token_across_the_boundary(self, volume: Path, model: Path) -> None:
         """Generation starts after the prompt's own tokens, so a token that would span the boundary is not used."""
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -253,6 +249,19 @@ class TestLengths:
         report = run(volume, model, [*ROWS, same, empty, same]).report
         assert (report.rows, report.train_pairs) == (11, 8)
         assert (report.dropped_equal, report.dropped_empty) == (2, 1)
+
+    @pytest.mark.parametrize("nothing", ["", " \n", "<|im_end|>", " <|im_end|> <|im_end|>\n"])
+    def test_completion_of_nothing_but_eos_and_space_is_empty(
+        self, volume: Path, model: Path, nothing: str
+    ) -> None:
+        rows = [
+            {"p": "q", "chosen": "good", "rejected": "bad"},
+            {"p": "q", "chosen": nothing, "rejected": "bad"},
+        ]
+        report = run(
+            volume, model, rows, dataset={"columns": {"prompt": "p"}, "gate": {"onViolation": "Warn"}}
+        ).report
+        assert (report.dropped_empty, report.dropped_equal, report.train_pairs) == (1, 0, 1)
 
     def test_sides_that_only_differ_beyond_the_length_are_equal(self, volume: Path, model: Path) -> None:
         row = {"chosen": [user("a"), assistant("xyz 1")], "rejected": [user("a"), assistant("xyz 2")]}
@@ -327,6 +336,15 @@ class TestRows:
             ),
             ({"chosen": [assistant("a") | {"tool_calls": [{"id": 1}]}], "rejected": "b"}, "tool calls"),
             ({"chosen": "a", "rejected": "b", "tools": "[{}]"}, "tools are not supported"),
+            (
+                {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+                | {"chat_template_kwargs": "x"},
+                "'chat_template_kwargs' is a str",
+            ),
+            (
+                {"chosen": "q a", "rejected": "q b", "chat_template_kwargs": {"enable_thinking": False}},
+                "goes with messages",
+            ),
         ],
     )
     def test_rows_that_are_not_pairs(self, row: Row, words: str) -> None:
@@ -339,8 +357,30 @@ class TestRows:
             "chosen": [user("q"), assistant("a")],
             "rejected": [user("q"), assistant("b")],
         }
-        with pytest.raises(RowError, match="does not begin with the messages of the prompt column"):
+        with pytest.raises(RowError, match="chosen does not begin with the messages of the prompt column"):
             self.pair(row, "p")
+
+    def test_prompt_messages_that_only_one_side_has(self) -> None:
+        turns = [user("q"), assistant("a"), user("r")]
+        row = {
+            "p": turns,
+            "chosen": [*turns, assistant("good")],
+            "rejected": [user("q"), assistant("x"), user("r"), assistant("bad")],
+        }
+        with pytest.raises(RowError, match="rejected does not begin with the messages of the prompt column"):
+            self.pair(row, "p")
+
+    def test_conversations_that_the_assistant_opens(self) -> None:
+        turns = [assistant("Hello!"), user("q")]
+        row = {"p": turns, "chosen": [*turns, assistant("good")], "rejected": [*turns, assistant("bad")]}
+        expected = ChatPair(turns, [assistant("good")], [assistant("bad")])
+        assert self.pair(row) == self.pair(row, "p") == expected
+
+    def test_answers_of_several_turns_after_a_prompt(self) -> None:
+        later = [user("more"), assistant("z")]
+        row = {"p": "q", "chosen": [assistant("good"), *later], "rejected": [assistant("bad"), *later]}
+        expected = ChatPair([user("q")], [assistant("good"), *later], [assistant("bad"), *later])
+        assert self.pair(row, "p") == expected
 
 
 class TestErrors:

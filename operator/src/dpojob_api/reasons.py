@@ -116,6 +116,10 @@ class TrainerReason(Documented):
     MODEL_UNSUPPORTED = "ModelUnsupported", "EasyDeL has no such architecture, or a tensor does not fit it."
     DATASET_NOT_FOUND = "DatasetNotFound", "The data set URI, revision or split does not exist."
     DATASET_INVALID = "DatasetInvalid", "The data set cannot be read, or rows are not preference pairs."
+    DATA_INVALID = (
+        "DataInvalid",
+        "The data set does not keep a bound of dataset.gate; the message names the field, the number and the fix.",
+    )
     COLUMN_NOT_FOUND = (
         "ColumnNotFound",
         "A column of dataset.columns does not exist; the message lists those that do.",

@@ -92,6 +92,13 @@ class ExportFormat(StrEnum):
     NONE = "none"
 
 
+class OnViolation(StrEnum):
+    """What happens when the data does not keep a bound of the gate."""
+
+    FAIL = "Fail"
+    WARN = "Warn"
+
+
 class ModelSpec(ApiModel):
     """The base model: the policy starts from it and the reference model stays it."""
 
@@ -122,6 +129,48 @@ class ColumnsSpec(ApiModel):
     )
 
 
+class GateSpec(ApiModel):
+    """Bounds that the tokenised pairs must keep; checked on the CPU before anything is compiled."""
+
+    on_violation: OnViolation = Field(
+        default=OnViolation.FAIL,
+        description="onViolation is Fail, which ends the job as DataInvalid, or Warn, which only writes the violation to "
+        "the driver's log and to summary.json.",
+    )
+    min_pairs: int = Field(
+        default=1,
+        ge=1,
+        le=1000000000,
+        description="minPairs is the smallest number of pairs that must be left to train on.",
+    )
+    max_dropped_fraction: float = Field(
+        default=0.1,
+        ge=0.0,
+        le=1.0,
+        description="maxDroppedFraction is the largest share of rows that may be dropped because a completion is empty or "
+        "both are equal in the tokens kept.",
+    )
+    max_truncated_fraction: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="maxTruncatedFraction is the largest share of pairs whose prompt or a completion may lose tokens to "
+        "dpo.maxPromptLength or dpo.maxCompletionLength.",
+    )
+    max_duplicate_fraction: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="maxDuplicateFraction is the largest share of training pairs that may repeat an earlier one.",
+    )
+    max_overlap: float = Field(
+        default=0.1,
+        ge=0.0,
+        le=1.0,
+        description="maxOverlap is the largest share of evaluation pairs that may also be trained on.",
+    )
+
+
 class DatasetSpec(ApiModel):
     """The preference data."""
 
@@ -146,7 +195,14 @@ class DatasetSpec(ApiModel):
     seed: int = Field(
         default=0, ge=0, le=2147483647, description="seed decides which rows evalFraction holds out."
     )
-    columns: ColumnsSpec = Field(default=ColumnsSpec(), description="columns maps the data set's columns.")
+    columns: ColumnsSpec = Field(
+        default=ColumnsSpec(),
+        description="columns maps the data set's columns. Beside them a column chat_template_kwargs is passed to the chat template "
+        "and a column tools is refused.",
+    )
+    gate: GateSpec = Field(
+        default=GateSpec(), description="gate is what the data must be like before training starts."
+    )
 
 
 class DPOSpec(ApiModel):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 Numbers = dict[str, float]
 
@@ -62,7 +63,7 @@ class HostReport:
         evaluations: metrics by the step after which they were taken.
         seconds: duration of each phase.
         peak_rss_bytes: largest resident memory of the process.
-        data: counts of the data report.
+        data: the data report in JSON's form.
     """
 
     rank: int
@@ -74,7 +75,7 @@ class HostReport:
     evaluations: dict[int, Numbers] = field(default_factory=dict)
     seconds: Numbers = field(default_factory=dict)
     peak_rss_bytes: int = 0
-    data: dict[str, int] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 class Stopwatch:

@@ -18,12 +18,20 @@ FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 USUAL_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval", "evaluation")
 
 
-def load_split(spec: DatasetSpec, split: str, workdir: Path) -> Dataset:
+def load_split(spec: DatasetSpec, split: str, workdir: Path, data_path: Path | None = None) -> Dataset:
     """Return the rows of a split in the order of the files (sorted by path) and of the rows in them.
+
+    Args:
+        spec: where the data set is.
+        split: which split of it.
+        workdir: where downloads and caches lie.
+        data_path: a local file or folder to read instead.
 
     Raises:
         TrainerError: DatasetNotFound, DatasetInvalid, DatasetEmpty, AccessDenied, RateLimited or DownloadFailed.
     """
+    if data_path is not None:
+        return read_files(str(data_path), files_of_split(str(data_path), data_path, split), workdir)
     uri = parse_uri(spec.uri)
     if uri.scheme == "hf":
         return load_hub_split(uri.root, spec.revision, split, workdir)

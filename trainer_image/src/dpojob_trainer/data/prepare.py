@@ -3,20 +3,20 @@
 import json
 import logging
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value, disable_progress_bars
-from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from dpojob_api.base import ApiModel
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import ColumnsSpec, DatasetSpec
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.data import gate
 from dpojob_trainer.data.files import load_split
+from dpojob_trainer.data.report import DataReport, Facts, report_of
 from dpojob_trainer.data.rows import RowError, check_columns, read_pair
 from dpojob_trainer.data.split import held_out
 from dpojob_trainer.data.tokens import Lengths, Texts, encode_pairs, texts_of
@@ -29,25 +29,10 @@ TOKENIZER_BATCH = 512
 ID_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 FEATURES = Features(
     {name: List(Value("int32")) for name in ID_COLUMNS}
-    | {"kind": Value("string")}
-    | {name: Value("int32") for name in ("largest_id", "truncated_prompts", "truncated_completions")}
+    | {name: Value("string") for name in ("kind", "roles")}
+    | {name: Value("int32") for name in ("largest_id", "prompt_tokens", "chosen_tokens", "rejected_tokens")}
+    | {name: Value("int64") for name in ("prompt_key", "pair_key", "row")}
 )
-
-
-class DataReport(ApiModel):
-    """What became of the rows: counts of rows and pairs."""
-
-    rows: int = Field(description="rows is the number of rows read, training and evaluation together.")
-    dropped_empty: int = Field(description="droppedEmpty is the pairs with a side without text.")
-    dropped_equal: int = Field(
-        description="droppedEqual is the pairs whose two sides do not differ in the tokens kept."
-    )
-    truncated_prompts: int = Field(description="truncatedPrompts is the prompts that lost their beginning.")
-    truncated_completions: int = Field(
-        description="truncatedCompletions is the completions that lost their end."
-    )
-    train_pairs: int = Field(description="trainPairs is the pairs that are trained on.")
-    eval_pairs: int = Field(description="evalPairs is the pairs that are held out.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,7 @@ class PreparedData:
 
 
 def prepare(config: TrainerConfig, model_dir: Path, workdir: Path | None = None) -> PreparedData:
-    """Load, tokenise and split the data set; equal on every host, in file order (shuffling is the trainer's).
+    """Load, tokenise and split the data set and check it; equal on every host, in file order (shuffling is the trainer's).
 
     Args:
         config: the attempt's configuration; dataset, dpo lengths and globalBatchSize are read.
@@ -73,31 +58,63 @@ def prepare(config: TrainerConfig, model_dir: Path, workdir: Path | None = None)
         workdir: where a gs:// data set is downloaded to and caches lie; a temporary folder if unset.
 
     Raises:
-        TrainerError: DatasetNotFound, DatasetInvalid, ColumnNotFound, DatasetEmpty, DatasetTooSmall, NoChatTemplate,
-            ModelNotFound (no usable tokenizer), ModelUnsupported (ids beyond the embedding), AccessDenied, RateLimited
-            or DownloadFailed.
+        TrainerError: what ``examine`` and ``accept`` raise.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="dpojob-data-") as folder:
             return prepare(config, model_dir, Path(folder))
+    prepared = examine(config, model_dir, workdir)
+    logger.info("data: %s", prepared.report.model_dump_json(by_alias=True))
+    accept(prepared, config)
+    return prepared
+
+
+def examine(
+    config: TrainerConfig, model_dir: Path, workdir: Path, data_path: Path | None = None
+) -> PreparedData:
+    """Load, tokenise and split the data set and report on it, without judging the report.
+
+    Args:
+        config: as for ``prepare``.
+        model_dir: as for ``prepare``.
+        workdir: as for ``prepare``.
+        data_path: a local file or folder to read instead of dataset.uri.
+
+    Raises:
+        TrainerError: DatasetNotFound, DatasetInvalid, ColumnNotFound, DatasetEmpty (no rows), NoChatTemplate, ModelNotFound
+            (no usable tokenizer), ModelUnsupported (ids beyond the embedding), AccessDenied, RateLimited or DownloadFailed.
+    """
     disable_progress_bars()
     tokenizer = load_tokenizer(model_dir)
     lengths = Lengths(config.dpo.max_prompt_length, config.dpo.max_completion_length)
-    train_rows, eval_rows = load_rows(config.dataset, workdir)
-    columns = config.dataset.columns
-    train = tokenize_rows(train_rows, columns, tokenizer, lengths, config.dataset.split)
+    spec = config.dataset
+    train_rows, eval_rows = load_rows(spec, workdir, data_path)
+    train = tokenize_rows(train_rows, spec.columns, tokenizer, lengths, spec.split)
+    eval_split = spec.eval_split or spec.split
     evaluation = (
-        tokenize_rows(
-            eval_rows, columns, tokenizer, lengths, config.dataset.eval_split or config.dataset.split
-        )
-        if eval_rows is not None
-        else None
+        None if eval_rows is None else tokenize_rows(eval_rows, spec.columns, tokenizer, lengths, eval_split)
     )
     check_vocabulary([train, evaluation], model_dir)
-    prepared = assemble(train, evaluation, tokenizer)
-    check_size(prepared, config)
-    logger.info("data: %s", prepared.report.model_dump_json(by_alias=True))
-    return prepared
+    report = report_of(
+        facts_of(train, spec.split),
+        None if evaluation is None else facts_of(evaluation, eval_split),
+        lengths,
+        spec.columns.model_dump(exclude_none=True),
+    )
+    report = report.model_copy(update={"violations": gate.violations(report, spec.gate)})
+    return PreparedData(usable(train), None if evaluation is None else usable(evaluation), tokenizer, report)
+
+
+def accept(data: PreparedData, config: TrainerConfig) -> None:
+    """Make sure that the data can be trained on and keeps the bounds of dataset.gate, which may only warn.
+
+    Raises:
+        TrainerError: DatasetEmpty, DatasetTooSmall or DataInvalid.
+    """
+    check_size(data, config)
+    gate.enforce(data.report, config.dataset.gate)
+    for violation in data.report.violations:
+        logger.warning("%s", violation)
 
 
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
@@ -126,11 +143,13 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_rows(spec: DatasetSpec, workdir: Path) -> tuple[Dataset, Dataset | None]:
+def load_rows(
+    spec: DatasetSpec, workdir: Path, data_path: Path | None = None
+) -> tuple[Dataset, Dataset | None]:
     """Return the training rows and the rows that are held out, numbered by a column ``__row`` as in their files."""
-    rows = numbered(load_split(spec, spec.split, workdir))
+    rows = numbered(load_split(spec, spec.split, workdir, data_path))
     if spec.eval_split is not None:
-        return rows, numbered(load_split(spec, spec.eval_split, workdir))
+        return rows, numbered(load_split(spec, spec.eval_split, workdir, data_path))
     out = held_out(len(rows), spec.eval_fraction, spec.seed)
     if not out:
         return rows, None
@@ -160,7 +179,8 @@ def tokenize_rows(
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts = [text(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
-        pairs = [pair.row() for pair in encode_pairs(tokenizer, texts, lengths)]
+        encoded = zip(encode_pairs(tokenizer, texts, lengths), batch["__row"], strict=True)
+        pairs = [{**pair.row(), "row": number} for pair, number in encoded]
         return {name: [pair[name] for pair in pairs] for name in FEATURES}
 
     # The fingerprint would otherwise hash the tokenizer, and a cache would be written that nothing reads again.
@@ -178,6 +198,8 @@ def tokenize_rows(
 
 def check_vocabulary(parts: list[Dataset | None], model_dir: Path) -> None:
     """Refuse ids that the embedding does not have: JAX would clamp them without a word."""
+    if not (model_dir / "config.json").is_file():
+        return
     config = json.loads((model_dir / "config.json").read_text())
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if size is None:
@@ -191,21 +213,20 @@ def check_vocabulary(parts: list[Dataset | None], model_dir: Path) -> None:
         )
 
 
-def assemble(train: Dataset, evaluation: Dataset | None, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """Drop the pairs that cannot be used and count them."""
-    parts = [train] if evaluation is None else [train, evaluation]
-    kinds = Counter(kind for part in parts for kind in part["kind"])
-    kept_train, kept_evaluation = usable(train), None if evaluation is None else usable(evaluation)
-    report = DataReport(
-        rows=kinds.total(),
-        dropped_empty=kinds["empty"],
-        dropped_equal=kinds["equal"],
-        truncated_prompts=sum(sum(part["truncated_prompts"]) for part in parts),
-        truncated_completions=sum(sum(part["truncated_completions"]) for part in parts),
-        train_pairs=len(kept_train),
-        eval_pairs=0 if kept_evaluation is None else len(kept_evaluation),
-    )
-    return PreparedData(kept_train, kept_evaluation, tokenizer, report)
+def facts_of(part: Dataset, split: str) -> Facts:
+    """Return what the report needs of tokenised rows."""
+    numbers = {
+        name: np.asarray(part[column], dtype=np.int64)
+        for name, column in (
+            ("row", "row"),
+            ("prompt", "prompt_tokens"),
+            ("chosen", "chosen_tokens"),
+            ("rejected", "rejected_tokens"),
+            ("prompt_key", "prompt_key"),
+            ("pair_key", "pair_key"),
+        )
+    }
+    return Facts(split=split, kind=list(part["kind"]), roles=list(part["roles"]), **numbers)
 
 
 def usable(part: Dataset) -> Dataset:

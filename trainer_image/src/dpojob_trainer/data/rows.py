@@ -1,7 +1,7 @@
 """One row of a data set to one preference pair: messages or text, whatever way the data set spells it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpojob_api.reasons import TrainerReason
@@ -24,11 +24,15 @@ class TextPair:
 
 @dataclass(frozen=True)
 class ChatPair:
-    """Messages, rendered by the chat template: the prompt and what follows it on either side."""
+    """Messages, rendered by the chat template: the prompt and what follows it on either side.
+
+    ``template_kwargs`` are the template's own switches, e.g. ``{"enable_thinking": False}``.
+    """
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RowError(ValueError):
@@ -62,6 +66,19 @@ def read_pair(row: Mapping[str, Any], columns: ColumnsSpec) -> TextPair | ChatPa
         RowError: what is wrong with the row.
     """
     refuse_tools(row)
+    pair = pair_of_sides(row, columns)
+    kwargs = template_kwargs(row)
+    if not kwargs:
+        return pair
+    if isinstance(pair, TextPair):
+        raise RowError(
+            "chat_template_kwargs goes with messages, and this row is plain text; remove the column"
+        )
+    return replace(pair, template_kwargs=kwargs)
+
+
+def pair_of_sides(row: Mapping[str, Any], columns: ColumnsSpec) -> TextPair | ChatPair:
+    """Choose the form of a row by what its sides are."""
     chosen, rejected = side(row, columns.chosen), side(row, columns.rejected)
     prompt = side(row, columns.prompt) if columns.prompt else None
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -70,6 +87,14 @@ def read_pair(row: Mapping[str, Any], columns: ColumnsSpec) -> TextPair | ChatPa
         return pair_of_text(prompt, chosen, rejected)
     assert isinstance(chosen, list) and isinstance(rejected, list)
     return pair_of_messages(prompt, chosen, rejected)
+
+
+def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the column ``chat_template_kwargs`` (the name TRL uses) without what Arrow has filled in."""
+    value = row.get("chat_template_kwargs") or {}
+    if not isinstance(value, Mapping):
+        raise RowError(f"'chat_template_kwargs' is {describe(value)}, not an object")
+    return {key: cell for key, cell in value.items() if cell is not None}
 
 
 def refuse_tools(row: Mapping[str, Any]) -> None:
@@ -174,10 +199,10 @@ def pair_of_messages(
     prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> ChatPair:
     """Split full conversations at the end of their common beginning, or put a prompt before bare answers."""
-    shared = common_messages(chosen, rejected)
+    shared = 0 if is_bare(prompt, chosen) else common_messages(chosen, rejected)
     if shared:
-        if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
-            raise RowError("chosen does not begin with the messages of the prompt column")
+        if isinstance(prompt, list):
+            require_beginning(prompt, chosen=chosen, rejected=rejected)
         return ChatPair(chosen[:shared], chosen[shared:], rejected[shared:])
     if prompt is None:
         raise RowError("chosen and rejected have no common first message; set dataset.columns.prompt")
@@ -187,10 +212,27 @@ def pair_of_messages(
     return ChatPair(asked, chosen, rejected)
 
 
+def is_bare(prompt: str | list[Message] | None, chosen: list[Message]) -> bool:
+    """Whether a side has only what follows the prompt; with a prompt beside it, an assistant's first message says so."""
+    if chosen[0]["role"] != "assistant":
+        return False
+    return len(chosen) == 1 or (prompt is not None and chosen[0] != first_of(prompt))
+
+
+def first_of(prompt: str | list[Message]) -> Message | None:
+    """Return the first message of a prompt, None if it is text."""
+    return prompt[0] if isinstance(prompt, list) else None
+
+
+def require_beginning(prompt: list[Message], **sides: list[Message]) -> None:
+    """Make sure that whole conversations begin with the prompt beside them."""
+    for name, messages in sides.items():
+        if messages[: len(prompt)] != prompt:
+            raise RowError(f"{name} does not begin with the messages of the prompt column")
+
+
 def common_messages(chosen: list[Message], rejected: list[Message]) -> int:
-    """Return how many messages both sides begin with, at least one message being left to each; bare answers have none."""
-    if chosen[0]["role"] == "assistant":
-        return 0
+    """Return how many messages both sides begin with, at least one message being left to each."""
     longest = min(len(chosen), len(rejected)) - 1
     differing = (index for index in range(longest) if chosen[index] != rejected[index])
     return next(differing, max(longest, 0))

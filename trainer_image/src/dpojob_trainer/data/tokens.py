@@ -1,14 +1,22 @@
 """Preference pairs to token ids: the chat template applied once, one EOS at the end, both lengths kept.
 
-The tokens are those of TRL's ``DPOTrainer`` (v0.2x, ``tokenize_row`` after ``maybe_apply_chat_template``) with two
-differences on purpose: a template that already ends its last turn with the EOS token does not get a second one, and a
-completion is tokenised in its context when that leaves the prompt's tokens as they are.
+The ids are those of TRL's ``DPOTrainer`` (1.16, ``_prepare_dataset``) with these differences on purpose:
+
+* A completion ends with its EOS, exactly one. TRL keeps what a template writes after it (ChatML's line break), which is
+  never generated, keeps a second EOS that the data brings along, and has none where the template writes none.
+* The prompt's ids are those of the prompt alone, which is what the model sees when it generates. Where a token would
+  span the boundary, TRL cuts the prompt before that token and trains on a context that never occurs.
+* Where a completion begins with another turn than the assistant's, what the template opens a turn with belongs to it;
+  the whole sequence is the same.
+* Prompt and completion have a length each; TRL 1.16 has one for both together.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dpojob_api.reasons import TrainerReason
@@ -28,14 +36,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One pair of ids; ``truncated_*`` count sequences that were longer, ``kind`` is kept, equal or empty."""
+    """One pair: the ids kept, the numbers of tokens there were, and whether it is kept, empty or equal."""
 
     prompt: Ids
     chosen: Ids
     rejected: Ids
     kind: str
-    truncated_prompts: int
-    truncated_completions: int
+    roles: str
+    prompt_tokens: int
+    chosen_tokens: int
+    rejected_tokens: int
 
     def row(self) -> Mapping[str, Any]:
         """Return the pair as a data set row."""
@@ -44,10 +54,22 @@ class TokenPair:
             "chosen_ids": self.chosen,
             "rejected_ids": self.rejected,
             "kind": self.kind,
+            "roles": self.roles,
             "largest_id": max(self.prompt + self.chosen + self.rejected),
-            "truncated_prompts": self.truncated_prompts,
-            "truncated_completions": self.truncated_completions,
+            "prompt_tokens": self.prompt_tokens,
+            "chosen_tokens": self.chosen_tokens,
+            "rejected_tokens": self.rejected_tokens,
+            "prompt_key": key(self.prompt),
+            "pair_key": key(self.prompt, self.chosen, self.rejected),
         }
+
+
+def key(*parts: Ids) -> int:
+    """Return 64 bits that are equal for equal ids; among a million pairs two others are equal once in 10^7 runs."""
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + np.array(part, dtype=np.int32).tobytes())
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class Texts:
     chosen: str
     rejected: str
     blank: bool
+    roles: str
 
 
 def texts_of(tokenizer: PreTrainedTokenizerBase, pair: TextPair | ChatPair) -> Texts:
@@ -74,7 +97,8 @@ def texts_of(tokenizer: PreTrainedTokenizerBase, pair: TextPair | ChatPair) -> T
     if not start and not texts.prompt:
         raise RowError("the prompt is empty")
     chosen, rejected = (without_end(text, tokenizer.eos_token) for text in (texts.chosen, texts.rejected))
-    return Texts(start, texts.prompt, chosen, rejected, is_blank(pair.chosen) or is_blank(pair.rejected))
+    blank = any(is_blank(side, tokenizer.eos_token) for side in (pair.chosen, pair.rejected))
+    return Texts(start, texts.prompt, chosen, rejected, blank, roles_of(pair))
 
 
 def encode_pairs(
@@ -94,15 +118,33 @@ def cut(pair: Texts, prompt: Ids, chosen: Ids, rejected: Ids, lengths: Lengths) 
     kept = (prompt[-lengths.prompt :], chosen[: lengths.completion], rejected[: lengths.completion])
     return TokenPair(
         *kept,
-        kind="equal" if kept[1] == kept[2] else "empty" if pair.blank else "kept",
-        truncated_prompts=int(len(prompt) > lengths.prompt),
-        truncated_completions=sum(len(side) > lengths.completion for side in (chosen, rejected)),
+        kind="empty" if pair.blank else "equal" if kept[1] == kept[2] else "kept",
+        roles=pair.roles,
+        prompt_tokens=len(prompt),
+        chosen_tokens=len(chosen),
+        rejected_tokens=len(rejected),
     )
 
 
-def is_blank(side: str | list[Message]) -> bool:
-    """Whether a completion has no text."""
-    return not (side if isinstance(side, str) else "".join(turn["content"] for turn in side)).strip()
+def is_blank(side: str | list[Message], end: str) -> bool:
+    """Whether a completion has no text but EOS tokens and white space."""
+    turns = [side] if isinstance(side, str) else [text for turn in side for text in spoken(turn)]
+    return not any(without_end(text, end).strip() for text in turns)
+
+
+def spoken(turn: Message) -> list[str]:
+    """Return what a message says, thoughts included."""
+    return [turn[field] for field in ("content", "reasoning_content") if field in turn]
+
+
+def roles_of(pair: TextPair | ChatPair) -> str:
+    """Return the roles of a pair's messages, e.g. ``system user > assistant``."""
+    if isinstance(pair, TextPair):
+        return "text"
+    prompt, chosen, rejected = (
+        " ".join(turn["role"] for turn in turns) for turns in (pair.prompt, pair.chosen, pair.rejected)
+    )
+    return f"{prompt} > {chosen}" if chosen == rejected else f"{prompt} > {chosen} | {rejected}"
 
 
 def render(tokenizer: PreTrainedTokenizerBase, pair: ChatPair) -> TextPair:
@@ -112,14 +154,16 @@ def render(tokenizer: PreTrainedTokenizerBase, pair: ChatPair) -> TextPair:
     differently from the last turn (thinking blocks).
     """
     opens_turn = pair.prompt[-1]["role"] != "assistant"
-    prompt = apply_template(tokenizer, pair.prompt, opens_turn)
-    chosen = apply_template(tokenizer, pair.prompt + pair.chosen, False)
-    rejected = apply_template(tokenizer, pair.prompt + pair.rejected, False)
+    prompt = apply_template(tokenizer, pair.prompt, opens_turn, pair.template_kwargs)
+    chosen = apply_template(tokenizer, pair.prompt + pair.chosen, False, pair.template_kwargs)
+    rejected = apply_template(tokenizer, pair.prompt + pair.rejected, False, pair.template_kwargs)
     shared = common_prefix(prompt, chosen, rejected)
     return TextPair(shared, chosen[len(shared) :], rejected[len(shared) :])
 
 
-def apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[Message], open_turn: bool) -> str:
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], open_turn: bool, kwargs: Mapping[str, Any]
+) -> str:
     """Render messages with the tokenizer's chat template."""
     if tokenizer.chat_template is None:
         raise TrainerError(
@@ -128,7 +172,9 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[Message], 
             "chat_template to tokenizer_config.json, or use a data set with plain text.",
         )
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn, **kwargs)
+        )
     except Exception as error:
         raise RowError(f"the model's chat template refuses the messages: {error}") from error
 

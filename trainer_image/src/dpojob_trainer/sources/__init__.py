@@ -3,6 +3,7 @@
 Every failure ends in a :class:`TrainerError` with a documented reason and the fix; no code of a repository is run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dpojob_api.reasons import TrainerReason
@@ -10,7 +11,7 @@ from dpojob_api.spec import DatasetSpec, ModelSpec
 from dpojob_api.uris import local_path, parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources import gcs, hub
-from dpojob_trainer.sources.layout import layout_problem, names_in
+from dpojob_trainer.sources.layout import MODEL_FILES, TOKENIZER_FILES, layout_problem, names_in
 
 
 def fetch_model(spec: ModelSpec, workdir: Path) -> Path:
@@ -22,11 +23,25 @@ def fetch_model(spec: ModelSpec, workdir: Path) -> Path:
     Raises:
         TrainerError: ModelNotFound, AccessDenied, RateLimited or DownloadFailed.
     """
+    return fetch_files(spec, workdir, MODEL_FILES)
+
+
+def fetch_tokenizer(spec: ModelSpec, workdir: Path) -> Path:
+    """Return a local folder with the base model's config and tokenizer; the layout is checked, weights stay where they are.
+
+    Raises:
+        TrainerError: ModelNotFound, AccessDenied, RateLimited or DownloadFailed.
+    """
+    return fetch_files(spec, workdir / "tokenizer", TOKENIZER_FILES)
+
+
+def fetch_files(spec: ModelSpec, workdir: Path, patterns: Sequence[str]) -> Path:
+    """Download the files of a model that ``patterns`` name; a claim is there already."""
     uri = parse_uri(spec.uri)
     if uri.scheme == "hf":
-        return hub.download_model(uri.root, spec.revision, workdir)
+        return hub.download_model(uri.root, spec.revision, workdir, patterns)
     if uri.scheme == "gs":
-        return gcs.download_model(spec.uri, workdir)
+        return gcs.download_model(spec.uri, workdir, patterns)
     folder = Path(local_path(spec.uri))
     if not folder.is_dir():
         raise TrainerError(TrainerReason.MODEL_NOT_FOUND, f"{spec.uri} is not a folder; {mount_hint(folder)}")

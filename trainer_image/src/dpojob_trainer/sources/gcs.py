@@ -1,7 +1,7 @@
 """Models and data sets from Google Cloud Storage, through google-cloud-storage, which checks sums and retries."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -28,8 +28,8 @@ from dpojob_trainer.store.client import (
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
-def download_model(uri: str, workdir: Path) -> Path:
-    """Download the model under a ``gs://`` prefix and return its folder."""
+def download_model(uri: str, workdir: Path, patterns: Sequence[str] = MODEL_FILES) -> Path:
+    """Download the model under a ``gs://`` prefix, or its files that ``patterns`` name, and return its folder."""
     with translated(uri, TrainerReason.MODEL_NOT_FOUND):
         bucket, prefix = open_prefix(uri)
         names = [name for name in names_below(bucket, prefix) if "/" not in name]
@@ -37,7 +37,7 @@ def download_model(uri: str, workdir: Path) -> Path:
             raise missing(uri, TrainerReason.MODEL_NOT_FOUND)
         if problem := layout_problem(names):
             raise TrainerError(TrainerReason.MODEL_NOT_FOUND, f"{uri} {problem}")
-        wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
+        wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
         return download(bucket, prefix, wanted, target_of(uri, workdir))
 
 

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -46,8 +46,10 @@ def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def download_model(name: str, revision: str | None, workdir: Path) -> Path:
-    """Download config, tokenizer and safetensors of ``org/name`` and return the folder of that commit."""
+def download_model(
+    name: str, revision: str | None, workdir: Path, patterns: Sequence[str] = MODEL_FILES
+) -> Path:
+    """Download config, tokenizer and safetensors of ``org/name`` (or what ``patterns`` name) and return the commit's folder."""
     with translated("model", name, revision):
         commit, files = resolve("model", name, revision)
         if problem := layout_problem(file for file in files if "/" not in file):
@@ -57,7 +59,7 @@ def download_model(name: str, revision: str | None, workdir: Path) -> Path:
             lambda: snapshot_download(
                 name,
                 revision=commit,
-                allow_patterns=list(MODEL_FILES),
+                allow_patterns=list(patterns),
                 ignore_patterns=["*/*"],
                 cache_dir=workdir / "hub",
                 endpoint=endpoint(),

@@ -11,7 +11,8 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 TORCH_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 
 # Only these are downloaded: weights for other frameworks and code stay where they are.
-MODEL_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", WEIGHTS, "model-*-of-*.safetensors")
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+MODEL_FILES = (*TOKENIZER_FILES, WEIGHTS, "model-*-of-*.safetensors")
 
 
 def names_in(folder: Path) -> set[str]:
