@@ -14,7 +14,7 @@ import jax
 
 from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DType, ExportFormat
+from dpojob_api.spec import ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, sources, store, weights
 from dpojob_trainer.errors import TrainerError
@@ -31,6 +31,7 @@ from dpojob_trainer.progress import (
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, total_steps
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
@@ -164,6 +165,8 @@ def build(
         model=policy,
         reference=load_reference(config, model_dir),
         tokenizer=tokenizer,
+        loss=pair_loss(config.dpo),
+        initial=initial_loss(config.dpo, config.precision.compute),
         batches=TrainBatches(
             prepared.train, training.global_batch_size, padding, training.seed, training.shuffle
         ),
@@ -176,11 +179,14 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return the base model in the type of the computation (no update ever needs more), None if reference-free."""
+    """Return the base model, its matrices in the type of the computation; None if reference-free.
+
+    No update ever needs more. Norms and biases keep the policy's type: XLA may skip rounding them to the type of the
+    computation, and the reference must then be what the policy is before its first step.
+    """
     if config.dpo.reference_free:
         return None
-    compute: DType = config.precision.compute
-    return weights.load_model(model_dir, config, dtype=compute, param_dtype=compute)
+    return weights.load_model(model_dir, config, matrix_dtype=config.precision.compute)
 
 
 def pad_token_id(tokenizer: Any) -> int:

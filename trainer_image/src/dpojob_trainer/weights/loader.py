@@ -27,12 +27,13 @@ def load_model(
     *,
     dtype: DType | None = None,
     param_dtype: DType | None = None,
+    matrix_dtype: DType | None = None,
 ) -> Any:
     """Return the causal language model of `model_dir` on the mesh of `config.plan`.
 
     Every process of the slice calls it with the same arguments, after `jax.distributed.initialize`; each reads only
     the slices that its own devices hold. `dtype` (of the computation) and `param_dtype` default to
-    `config.precision`; pass them to load the reference model in another precision.
+    `config.precision`; `matrix_dtype`, of the parameters with two axes or more, defaults to `param_dtype`.
     Parameters are bit-exact when `param_dtype` is the stored type. With tied embeddings the head's parameter is
     None, as after EasyDeL's own restore.
 
@@ -47,7 +48,12 @@ def load_model(
     placement = shardings(module)
     with open_checkpoint(model_dir) as checkpoint:
         check_tensors(checkpoint, wanted, tied=is_tied(module))
-        arrays = {item.path: _place(checkpoint, item, placement[item.path], kind) for item in wanted}
+        arrays = {
+            item.path: _place(
+                checkpoint, item, placement[item.path], matrix_dtype or kind if len(item.shape) > 1 else kind
+            )
+            for item in wanted
+        }
     return _filled(module, arrays)
 
 
