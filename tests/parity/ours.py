@@ -11,8 +11,12 @@ from typing import Any
 from tests.parity import cases
 from tests.trainer.jobs import Claim, mounted
 
+from dpojob_api.spec import ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, easydel_compat, store
+
+
+UNEXPORTED = {"export_format": ExportFormat.NONE}
 
 
 def configuration(claim: Claim, case: cases.Case, steps: int) -> TrainerConfig:
@@ -28,8 +32,8 @@ def configuration(claim: Claim, case: cases.Case, steps: int) -> TrainerConfig:
         dataset={"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
         dpo={"maxPromptLength": cases.PROMPT, "maxCompletionLength": cases.COMPLETION} | case.dpo,
         training=training,
-        output={"uri": f"pvc://{claim.name}/{case.name}", "exportFormat": "none"},
     )
+    config = config.model_copy(update={"output": config.output.model_copy(update=UNEXPORTED)})
     one = {"chips": 1, "hosts": 1, "chips_per_host": 1}
     mesh = config.plan.mesh.model_copy(update={"fsdp": 1})
     return config.model_copy(update={"plan": config.plan.model_copy(update=one | {"mesh": mesh})})
