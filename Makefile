@@ -55,8 +55,8 @@ test-trainer-slow: venv ## The trainer's tests that take minutes: two processes,
 	@$(UV) pip sync -q --python .tools/trl/bin/python --require-hashes tests/parity/requirements.lock
 	@touch $@
 
-parity: venv .tools/trl/.stamp ## Compare every step with TRL's and write docs/parity.md
-	@$(PY) -m tests.parity
+parity: venv .tools/trl/.stamp ## Compare every step with TRL's and write docs/parity.md; MODEL=FOLDER adds SmolLM2-135M
+	@$(PY) -m tests.parity $(if $(MODEL),--model "$(MODEL)")
 
 image-operator: cluster-up ## Build the operator image and load it into the local cluster
 	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .

@@ -8,10 +8,22 @@ from tests.trainer import tiny_models
 FAMILIES = {"llama": tiny_models.LLAMA, "qwen3": tiny_models.QWEN3}
 METRICS = ("loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "grad_norm")
 TOLERANCE = 1e-4
-BATCH, PAIRS = 8, 64
+PAIRS = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Pairs per step, the tokens kept, the learning rate."""
+
+    batch: int
+    prompt: int
+    completion: int
+    learning_rate: float
+
+
 # Shorter than some prompts and completions of the data, so both are cut.
-PROMPT, COMPLETION = 20, 12
-LEARNING_RATE = 5e-5
+TINY = Setting(batch=8, prompt=20, completion=12, learning_rate=5e-5)
+REAL = Setting(batch=2, prompt=96, completion=64, learning_rate=1e-5)
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class Case:
 
     Attributes:
         name: unique, fit for the name of a job.
-        family: key of `FAMILIES`.
+        family: key of `FAMILIES`, or `smollm2` for real weights and real pairs.
         dpo, training: what differs from the base, in the words of the spec.
         trl: what differs in TRL's DPOConfig.
         zero_reference: TRL gets reference log-probabilities of 0, as it has no reference-free option.
@@ -34,6 +46,7 @@ class Case:
     trl: dict[str, Any] = field(default_factory=dict)
     zero_reference: bool = False
     chunked_head: bool = False
+    setting: Setting = TINY
 
 
 def loss_case(family: str, loss: str, smoothing: float = 0.0) -> Case:
@@ -71,7 +84,7 @@ OPTIONS = [
         "llama-accumulation",
         "llama",
         training={"gradientAccumulationSteps": 2},
-        trl={"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2},
+        trl={"per_device_train_batch_size": TINY.batch // 2, "gradient_accumulation_steps": 2},
     ),
     Case(
         "llama-linear-decay-clip",
@@ -82,6 +95,7 @@ OPTIONS = [
     Case("qwen3-chunked-head", "qwen3", chunked_head=True),
 ]
 CASES = [*LOSSES, *OPTIONS]
+REAL_CASES = [Case("smollm2-sigmoid", "smollm2", setting=REAL)]
 # One case of each kind, for a test of a minute.
 QUICK = [case for case in CASES if case.name in ("llama-ipo", "qwen3-sigmoid", "llama-linear-decay-clip")]
 
@@ -97,6 +111,4 @@ def deviations(ours: Curve, theirs: Curve) -> dict[str, float]:
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} steps of ours and {len(theirs)} of TRL's cannot be compared")
     pairs = list(zip(ours, theirs, strict=True))
-    return {
-        name: max(abs(a[name] - b[name]) / max(1.0, abs(b[name])) for a, b in pairs) for name in METRICS
-    }
+    return {name: max(abs(a[name] - b[name]) / max(1.0, abs(b[name])) for a, b in pairs) for name in METRICS}

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,37 @@ from tests.trainer.jobs import write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 TRL_PYTHON = ROOT / ".tools" / "trl" / "bin" / "python"
-Results = dict[str, dict[str, float]]
+REAL_PAIRS = ROOT / "examples" / "data" / "preferences.jsonl"
 
 
-def compare(chosen: Iterable[cases.Case], steps: int, folder: Path, *, seconds: float = 3600) -> Results:
-    """Return the deviations of each case by its name; models, data and curves are left in `folder`.
+@dataclass(frozen=True)
+class Outcome:
+    """How far the sides are apart in each metric, and TRL's first and last loss."""
+
+    deviations: dict[str, float]
+    first: float
+    last: float
+
+    @property
+    def largest(self) -> float:
+        """The largest deviation of all metrics."""
+        return max(self.deviations.values())
+
+
+Results = dict[str, Outcome]
+
+
+def compare(
+    chosen: Iterable[cases.Case],
+    steps: int,
+    folder: Path,
+    *,
+    real: Path | None = None,
+    seconds: float = 3600,
+) -> Results:
+    """Return the outcome of each case by its name; models, data and curves are left in `folder`.
+
+    `real` is the model of the cases with real weights.
 
     Raises:
         RuntimeError: a side ended with an error, or TRL is not installed.
@@ -26,29 +53,32 @@ def compare(chosen: Iterable[cases.Case], steps: int, folder: Path, *, seconds: 
     wanted = list(chosen)
     if not TRL_PYTHON.exists():
         raise RuntimeError(f"{TRL_PYTHON} does not exist; `make .tools/trl/.stamp` installs TRL")
-    write_pairs(folder / "pairs.jsonl", cases.PAIRS)
     for name, family in cases.FAMILIES.items():
         tiny_models.write_model(folder / name, family)
+        write_pairs(folder / f"{name}.jsonl", cases.PAIRS)
+    if real is not None:
+        (folder / "smollm2").symlink_to(real.resolve())
+        (folder / "smollm2.jsonl").symlink_to(REAL_PAIRS)
     ours = [sys.executable, "-m", "tests.parity.ours", str(folder), str(steps)]
     _run([*ours, *(case.name for case in wanted)], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, seconds)
     (folder / "trl.json").write_text(json.dumps([trl_case(case, steps, folder) for case in wanted]))
     script = Path(__file__).with_name("trl_side.py")
     _run([str(TRL_PYTHON), str(script), str(folder)], {"HF_HUB_OFFLINE": "1"}, seconds)
-    return {case.name: cases.deviations(*curves(folder, case)) for case in wanted}
+    return {case.name: outcome(folder, case) for case in wanted}
 
 
-def curves(folder: Path, case: cases.Case) -> tuple[cases.Curve, cases.Curve]:
-    """Return our curve and TRL's."""
+def outcome(folder: Path, case: cases.Case) -> Outcome:
+    """Compare the curves of both sides."""
     ours, theirs = (json.loads((folder / f"{case.name}.{side}.json").read_text()) for side in ("ours", "trl"))
-    return ours, theirs
+    return Outcome(cases.deviations(ours, theirs), theirs[0]["loss"], theirs[-1]["loss"])
 
 
 def trl_case(case: cases.Case, steps: int, folder: Path) -> dict[str, Any]:
     """Return the case as `trl_side.py` reads it."""
     arguments = {
-        "per_device_train_batch_size": cases.BATCH,
+        "per_device_train_batch_size": case.setting.batch,
         "max_steps": steps,
-        "learning_rate": cases.LEARNING_RATE,
+        "learning_rate": case.setting.learning_rate,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch",
         "train_sampling_strategy": "sequential",
@@ -73,8 +103,8 @@ def trl_case(case: cases.Case, steps: int, folder: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of what is compared."""
     ours = "from importlib.metadata import version as v; print(*[f'{n} {v(n)}' for n in %r], sep='\\n')"
-    lines = _output([sys.executable, "-c", ours % ("easydel jax flax optax".split(),)])
-    lines += _output([str(TRL_PYTHON), "-c", ours % ("trl torch transformers accelerate".split(),)])
+    lines = _output([sys.executable, "-c", ours % (["easydel", "jax", "flax", "optax"],)])
+    lines += _output([str(TRL_PYTHON), "-c", ours % (["trl", "torch", "transformers", "accelerate"],)])
     return dict(line.split(" ", 1) for line in lines)
 
 

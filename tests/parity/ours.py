@@ -15,22 +15,22 @@ from dpojob_api.spec import ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, easydel_compat, store
 
-
 UNEXPORTED = {"export_format": ExportFormat.NONE}
 
 
 def configuration(claim: Claim, case: cases.Case, steps: int) -> TrainerConfig:
     """Return the case's job on one device."""
-    training = {"globalBatchSize": cases.BATCH, "maxSteps": steps, "learningRate": cases.LEARNING_RATE}
+    setting = case.setting
+    training = {"globalBatchSize": setting.batch, "maxSteps": steps, "learningRate": setting.learning_rate}
     training |= {"scheduler": "constant", "shuffle": False, "checkpointSteps": 10**6} | case.training
     if training["scheduler"] == "linear":
         # transformers' schedule reaches 0 after the last step, ours its end on the last step.
-        training["learningRateEnd"] = cases.LEARNING_RATE / steps
+        training["learningRateEnd"] = setting.learning_rate / steps
     config = claim.config(
         case.name,
         model={"uri": f"pvc://{claim.name}/{case.family}"},
-        dataset={"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
-        dpo={"maxPromptLength": cases.PROMPT, "maxCompletionLength": cases.COMPLETION} | case.dpo,
+        dataset={"uri": f"pvc://{claim.name}/{case.family}.jsonl", "columns": {"prompt": "prompt"}},
+        dpo={"maxPromptLength": setting.prompt, "maxCompletionLength": setting.completion} | case.dpo,
         training=training,
     )
     config = config.model_copy(update={"output": config.output.model_copy(update=UNEXPORTED)})
@@ -70,7 +70,7 @@ def main() -> None:
     folder, steps, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     easydel_compat.prepare()
     with mounted(folder) as claim:
-        for case in cases.CASES:
+        for case in [*cases.CASES, *cases.REAL_CASES]:
             if case.name in names:
                 write_rows(claim, case, folder)
                 run(claim, case, steps)

@@ -67,7 +67,7 @@ def test_the_first_loss_has_a_closed_form(loss: LossType, compute: DType) -> Non
     found = initial_loss(dpo(loss), compute)
     assert found.value == pytest.approx(AT_START[loss], rel=1e-6)
     assert found.matches(AT_START[loss])
-    assert 0 < found.tolerance
+    assert found.tolerance > 0
 
 
 @pytest.mark.parametrize("loss", list(LossType))

@@ -176,7 +176,8 @@ class DPOSpec(ApiModel):
         "robust, aot and aot_pair.",
     )
     reference_free: bool = Field(
-        default=False, description="referenceFree leaves the reference model out; its log-probabilities count as 0."
+        default=False,
+        description="referenceFree leaves the reference model out; its log-probabilities count as 0.",
     )
     max_prompt_length: int = Field(
         default=1024,
@@ -244,7 +245,10 @@ class TrainingSpec(ApiModel):
         description="warmupSteps is the number of steps over which the learning rate rises.",
     )
     weight_decay: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="weightDecay is AdamW's decoupled weight decay; norms and biases are left out."
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="weightDecay is AdamW's decoupled weight decay; norms and biases are left out.",
     )
     clip_grad_norm: float = Field(
         default=1.0,

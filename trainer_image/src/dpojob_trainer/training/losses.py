@@ -14,8 +14,10 @@ from jax.nn import log_sigmoid, sigmoid
 
 from dpojob_api.spec import DPOSpec, DType, LossType
 
-# How far a sequence's log-probability, in nats, may be off by rounding before the reference counts as another model.
+# How far a completion's log-probability, in nats, may be off by rounding before the reference counts as another model,
+# and the length that a loss which averages over tokens divides it by.
 ROUNDING_NATS = {DType.FLOAT32: 0.05, DType.BFLOAT16: 1.0}
+ROUNDED_TOKENS = 100
 # Losses are float32 numbers; no tolerance below this is meaningful, relative to a loss above 1.
 SMALLEST_TOLERANCE = 1e-5
 
@@ -83,8 +85,8 @@ def initial_loss(dpo: DPOSpec, compute: DType) -> InitialLoss:
 
 
 def _at_ratios(loss: PairLoss, chosen: float, rejected: float) -> float:
-    one, none = jnp.ones(1), jnp.zeros(1)
-    return float(loss(Pairs(chosen * one, rejected * one, none, none, one, one))[0])
+    one, none, tokens = jnp.ones(1), jnp.zeros(1), jnp.full(1, ROUNDED_TOKENS)
+    return float(loss(Pairs(chosen * one, rejected * one, none, none, tokens, tokens))[0])
 
 
 def _smoothed(logits: jax.Array, smoothing: float) -> jax.Array:
