@@ -78,13 +78,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--only", nargs="*", help="names of cases; nothing is written then")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M; adds the case with real weights")
+    parser.add_argument(
+        "--folder", type=Path, help="keep models and curves here; cases that are there are not run again"
+    )
     options = parser.parse_args()
     known = [*cases.CASES, *(cases.REAL_CASES if options.model else [])]
     chosen = [case for case in known if not options.only or case.name in options.only]
-    with tempfile.TemporaryDirectory() as folder:
-        results = harness.compare(chosen, options.steps, Path(folder), real=options.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        results = harness.compare(chosen, options.steps, options.folder or Path(scratch), real=options.model)
     for name, found in results.items():
-        print(name, *(f"{metric}={value:.1e}" for metric, value in found.deviations.items()))
+        listed = (f"{metric}={value:.1e}" for metric, value in found.deviations.items())
+        print(name, f"loss {found.first:.4g} to {found.last:.4g}", *listed)
     if not options.only:
         OUT.write_text(page(chosen, results, options.steps, harness.versions()))
     far = [name for name, found in results.items() if found.largest > cases.TOLERANCE]

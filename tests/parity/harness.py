@@ -45,7 +45,7 @@ def compare(
 ) -> Results:
     """Return the outcome of each case by its name; models, data and curves are left in `folder`.
 
-    `real` is the model of the cases with real weights.
+    `real` is the model of the cases with real weights. A case whose curves are in `folder` already is not run again.
 
     Raises:
         RuntimeError: a side ended with an error, or TRL is not installed.
@@ -56,15 +56,25 @@ def compare(
     for name, family in cases.FAMILIES.items():
         tiny_models.write_model(folder / name, family)
         write_pairs(folder / f"{name}.jsonl", cases.PAIRS)
-    if real is not None:
+    if real is not None and not (folder / "smollm2").exists():
         (folder / "smollm2").symlink_to(real.resolve())
         (folder / "smollm2.jsonl").symlink_to(REAL_PAIRS)
+    if missing := [case for case in wanted if not (folder / f"{case.name}.trl.json").exists()]:
+        run_both(missing, steps, folder, seconds)
+    return {case.name: outcome(folder, case) for case in wanted}
+
+
+def run_both(missing: list[cases.Case], steps: int, folder: Path, seconds: float) -> None:
+    """Run the cases on our side, which also writes the rows, then on TRL's.
+
+    Raises:
+        RuntimeError: a side ended with an error.
+    """
     ours = [sys.executable, "-m", "tests.parity.ours", str(folder), str(steps)]
-    _run([*ours, *(case.name for case in wanted)], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, seconds)
-    (folder / "trl.json").write_text(json.dumps([trl_case(case, steps, folder) for case in wanted]))
+    _run([*ours, *(case.name for case in missing)], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, seconds)
+    (folder / "trl.json").write_text(json.dumps([trl_case(case, steps, folder) for case in missing]))
     script = Path(__file__).with_name("trl_side.py")
     _run([str(TRL_PYTHON), str(script), str(folder)], {"HF_HUB_OFFLINE": "1"}, seconds)
-    return {case.name: outcome(folder, case) for case in wanted}
 
 
 def outcome(folder: Path, case: cases.Case) -> Outcome:

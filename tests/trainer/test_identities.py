@@ -134,12 +134,15 @@ def test_the_order_within_a_batch_does_not_matter(train: Train, claim: Claim) ->
     assert_close(backward, forward, 2e-5)
 
 
-def test_a_bfloat16_run_begins_at_a_margin_of_exactly_0(train: Train, claim: Claim) -> None:
-    """Norms that are float32 in the policy and rounded in the reference would make a margin of the rounding."""
+@pytest.mark.parametrize(("params", "compute"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_run_in_two_precisions_begins_at_a_margin_of_exactly_0(
+    train: Train, claim: Claim, params: str, compute: str
+) -> None:
+    """Parameters that are rounded on one side only would make a margin of the rounding."""
     before, step, *_ = train(
-        "half",
+        f"{params}-{compute}",
         1,
-        precision={"params": "float32", "compute": "bfloat16"},
+        precision={"params": params, "compute": compute},
         dataset={
             "uri": f"pvc://{claim.name}/pairs.jsonl",
             "columns": {"prompt": "prompt"},

@@ -14,7 +14,7 @@ import jax
 
 from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import ExportFormat
+from dpojob_api.spec import DType, ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, sources, store, weights
 from dpojob_trainer.errors import TrainerError
@@ -179,14 +179,16 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return the base model, its matrices in the type of the computation; None if reference-free.
+    """Return what the policy is before its first step, in as little memory as possible; None if reference-free.
 
-    No update ever needs more. Norms and biases keep the policy's type: XLA may skip rounding them to the type of the
-    computation, and the reference must then be what the policy is before its first step.
+    Matrices have the narrower of the types of parameters and computation, as no update ever needs more. Norms and
+    biases keep the policy's type, because XLA may skip rounding them to the type of the computation.
     """
     if config.dpo.reference_free:
         return None
-    return weights.load_model(model_dir, config, matrix_dtype=config.precision.compute)
+    precision = config.precision
+    narrow = DType.BFLOAT16 in (precision.params, precision.compute)
+    return weights.load_model(model_dir, config, matrix_dtype=DType.BFLOAT16 if narrow else None)
 
 
 def pad_token_id(tokenizer: Any) -> int:
