@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def main() -> None:
     easydel_compat.prepare()
     with mounted(folder) as claim:
         for case in [*cases.CASES, *cases.REAL_CASES]:
-            if case.name in names:
+            if case.name in names and not (folder / f"{case.name}.ours.json").exists():
+                # An earlier run that was interrupted left half a curve.
+                shutil.rmtree(folder / case.name, ignore_errors=True)
                 write_rows(claim, case, folder)
                 run(claim, case, steps)
                 print(case.name, flush=True)
