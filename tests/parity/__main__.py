@@ -30,6 +30,8 @@ def page(chosen: list[cases.Case], results: harness.Results, steps: int, version
         steps=steps,
         tolerance=cases.TOLERANCE,
         pairs=cases.PAIRS,
+        count=len(chosen),
+        all=len(cases.CASES) + len(cases.REAL_CASES),
         **names,
     )
 
@@ -51,8 +53,9 @@ pads each batch on the right and has plain attention; ours pads to fixed lengths
 
 - `llama`, `qwen3`: two layers of that architecture with random weights, {pairs} pairs, {tiny_batch} per step, prompts cut to
   {tiny_prompt} and completions to {tiny_completion} tokens, learning rate {tiny_learning_rate:g}.
-- SmolLM2-135M, only with `make parity MODEL=FOLDER`, which takes about 5 GB: the pairs of `examples/data`,
-  {real_batch} per step, {real_prompt} and {real_completion} tokens, learning rate {real_learning_rate:g}.
+- SmolLM2-135M, only with `make parity MODEL=FOLDER`: the pairs of `examples/data`, {real_batch} per step, {real_prompt} and {real_completion} tokens, learning rate {real_learning_rate:g}.
+
+{count} of {all} cases:
 
 {table}
 
