@@ -49,6 +49,15 @@ test-trainer: venv ## The trainer: real EasyDeL on CPU devices
 test-trainer-slow: venv ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
 
+.tools/trl/.stamp: tests/parity/requirements.lock | $(UV)
+	@echo "TRL: installing from tests/parity/requirements.lock"
+	@test -x .tools/trl/bin/python || $(UV) venv -q --python python3.11 .tools/trl
+	@$(UV) pip sync -q --python .tools/trl/bin/python --require-hashes tests/parity/requirements.lock
+	@touch $@
+
+parity: venv .tools/trl/.stamp ## Compare every step with TRL's and write docs/parity.md; MODEL=FOLDER adds SmolLM2-135M
+	@$(PY) -m tests.parity $(if $(MODEL),--model "$(MODEL)")
+
 image-operator: cluster-up ## Build the operator image and load it into the local cluster
 	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .
 
@@ -82,6 +91,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 # The jobs on real pods (test-e2e) and the slow tests of the trainer are run by hand until they have proven reliable.
 test: verify test-unit test-trainer test-cluster ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit test-trainer test-trainer-slow image-operator images install uninstall test-cluster test-e2e bench-spine demo test
+.PHONY: help venv lock generate verify fmt test-unit test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine demo test
 
 -include hack/cluster/cluster.mk

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the three hash-locked requirement files from pyproject.toml: one per image and one for development.
+# Writes the hash-locked requirement files from pyproject.toml: one per image, one for development, one for TRL.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 compile() {
@@ -12,3 +12,4 @@ compile operator/requirements.lock --extra operator
 compile trainer_image/requirements.lock --extra trainer --extra tpu
 compile tests/requirements.lock --extra operator --extra trainer --group lint --group test --group torch \
   --constraint trainer_image/requirements.lock --constraint operator/requirements.lock
+compile tests/parity/requirements.lock --group trl --constraint tests/requirements.lock

@@ -27,6 +27,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("accumulation", {"spec.training": {"globalBatchSize": 128, "gradientAccumulationSteps": 4}}),
     ("lengths that add up", {"spec.dpo": {"maxPromptLength": 100, "maxCompletionLength": 28, "maxLength": 128}}),
     ("integers where numbers are meant", {"spec.dpo": {"beta": 1, "labelSmoothing": 0}, "spec.training": {"learningRate": 1, "clipGradNorm": 1, "weightDecay": 0}, "spec.dataset.evalFraction": 0}),
+    ("robust with smoothing", {"spec.dpo": {"lossType": "robust", "labelSmoothing": 0.1}}),
     ("exo_pair with smoothing", {"spec.dpo": {"lossType": "exo_pair", "labelSmoothing": 0.001}}),
     ("steps with warm-up", {"spec.training": {"maxSteps": 10, "warmupSteps": 9}}),
     ("evaluation every few steps", {"spec.training": {"evalSteps": 5}, "spec.dataset.evalFraction": 0.1}),

@@ -70,6 +70,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("half of the labels flipped", {"spec.dpo": {"labelSmoothing": 0.5}}, "spec.dpo.labelSmoothing", "must be below 0.5"),
     ("unknown loss", {"spec.dpo": {"lossType": "kto"}}, "spec.dpo.lossType", '"sigmoid"'),
     ("exo_pair without smoothing", {"spec.dpo": {"lossType": "exo_pair"}}, "spec.dpo.labelSmoothing", "set it above 0, e.g. 0.001"),
+    ("smoothing that the loss ignores", {"spec.dpo": {"lossType": "hinge", "labelSmoothing": 0.1}}, "spec.dpo.labelSmoothing", "know label smoothing"),
     ("unknown precision", {"spec.precision": {"compute": "float16"}}, "spec.precision.compute", '"bfloat16"'),
     ("unknown attention", {"spec.attention": {"mechanism": "flash"}}, "spec.attention.mechanism", '"splash"'),
     ("unknown gradient checkpointing", {"spec.gradientCheckpointing": "full"}, "spec.gradientCheckpointing", '"nothing_saveable"'),

@@ -1,14 +1,14 @@
 """A claim with a tiny model and preference data at the place where the operator would mount it, and other stores."""
 
-import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.trainer import gcs as gcs_api
 from tests.trainer import tiny_models
 from tests.trainer.gcs import Gcs
-from tests.trainer.jobs import Claim, write_pairs
+from tests.trainer.jobs import Claim, mounted, write_pairs
 
 from dpojob_api import uris
 from dpojob_api.constants import PVC_MOUNT_ROOT
@@ -18,16 +18,14 @@ from dpojob_api.constants import PVC_MOUNT_ROOT
 def claim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claim]:
     """A claim with the tiny Qwen3 in model/ and 64 pairs in pairs.jsonl."""
     folder = tmp_path_factory.mktemp("claim")
-    link = Path(PVC_MOUNT_ROOT) / f"test-{uuid.uuid4().hex[:12]}"
-    try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(folder)
-    except OSError as error:
-        pytest.skip(f"claims are mounted below {PVC_MOUNT_ROOT}, which cannot be written here: {error}")
-    tiny_models.write_model(folder / "model", tiny_models.QWEN3)
-    write_pairs(folder / "pairs.jsonl", 64)
-    yield Claim(link.name, folder)
-    link.unlink()
+    with ExitStack() as stack:
+        try:
+            mount = stack.enter_context(mounted(folder))
+        except OSError as error:
+            pytest.skip(f"claims are mounted below {PVC_MOUNT_ROOT}, which cannot be written here: {error}")
+        tiny_models.write_model(folder / "model", tiny_models.QWEN3)
+        write_pairs(folder / "pairs.jsonl", 64)
+        yield mount
 
 
 @pytest.fixture

@@ -4,10 +4,14 @@ import json
 import random
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpojob_api.constants import PVC_MOUNT_ROOT
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig, trainer_config
 from dpojob_api.v1alpha1 import DPOJob
@@ -63,6 +67,22 @@ class Claim:
         """Return summary.json."""
         found: dict[str, Any] = json.loads((self.path / output / "summary.json").read_text())
         return found
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[Claim]:
+    """Make `folder` a claim at the place where the operator would mount it.
+
+    Raises:
+        OSError: that place cannot be written.
+    """
+    link = Path(PVC_MOUNT_ROOT) / f"test-{uuid.uuid4().hex[:12]}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder)
+    try:
+        yield Claim(link.name, folder)
+    finally:
+        link.unlink()
 
 
 def write_pairs(path: Path, count: int) -> None:

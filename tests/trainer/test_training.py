@@ -98,9 +98,12 @@ def test_metrics_jsonl_has_every_step_at_full_precision(first: Run, claim: Claim
     lines = [line for line in claim.metrics("first") if line["attempt"] == 1]
     steps = [line for line in lines if "loss" in line]
     assert [line["loss"] for line in steps] == first.losses
-    names = {"grad_norm", "learning_rate", "seconds", "total"}
+    names = {"grad_norm", "learning_rate", "seconds", "total", "tokens", "padded_tokens"}
     names |= {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
+    names |= {"logps/chosen", "logps/rejected"}
     assert all(names < line.keys() for line in steps)
+    assert {line["padded_tokens"] for line in steps} == {8 * 2 * (32 + 32)}
+    assert all(0 < line["tokens"] < line["padded_tokens"] for line in steps)
     evaluations = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
     assert evaluations == {step: found["loss"] for step, found in first.report.evaluations.items()}
 

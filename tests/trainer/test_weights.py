@@ -225,11 +225,13 @@ def test_sliding_window(family: str, tmp_path: Path) -> None:
 
 def test_reference_model_in_another_precision(tmp_path: Path) -> None:
     base = tiny.write_model(tmp_path / "base", tiny.LLAMA)
-    model = load_model(base, configuration(FSDP), param_dtype=DType.BFLOAT16)
+    model = load_model(base, configuration(FSDP), matrix_dtype=DType.BFLOAT16)
     kernel = np.asarray(model.model.layers[1].mlp.up_proj.kernel.get_value())
     original = tiny.random_parameters(json.loads((base / "config.json").read_text()), "float32", 0)
     expected = original["model.layers.1.mlp.up_proj.weight"].T.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(kernel, expected)
+    norm = np.asarray(model.model.layers[1].input_layernorm.kernel.get_value())
+    np.testing.assert_array_equal(norm, original["model.layers.1.input_layernorm.weight"])
 
 
 def test_float16_weights_become_float32_exactly(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def write_parameters(directory: Path, parameters: dict[str, np.ndarray], shards:
     if shards == 1:
         save_file(parameters, directory / "model.safetensors", metadata={"format": "pt"})
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     names = sorted(parameters)
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"

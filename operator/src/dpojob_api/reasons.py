@@ -139,6 +139,11 @@ class TrainerReason(Documented):
     HOST_LOST = "HostLost", "A host's process died or left; with one host gone the slice cannot go on."
     OUT_OF_MEMORY = "OutOfMemory", "The model does not fit into device or host memory."
     LOSS_NOT_FINITE = "LossNotFinite", "The loss became NaN or infinite."
+    REFERENCE_MISMATCH = (
+        "ReferenceMismatch",
+        "The loss of step 1 is not the one of a policy that equals its reference, so the two differ in weights or in "
+        "computation; the message has both numbers.",
+    )
     STOPPED_EARLY = "StoppedEarly", "Training returned before its last step."
     RESUME_FAILED = "ResumeFailed", "A checkpoint exists and could not be restored."
     CHECKPOINT_FAILED = "CheckpointFailed", "A checkpoint could not be written."

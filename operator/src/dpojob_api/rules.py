@@ -174,6 +174,11 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
             "exo_pair takes the logarithm of labelSmoothing; set it above 0, e.g. 0.001",
             ".labelSmoothing",
         ),
+        Rule(
+            f"self.labelSmoothing == 0.0 || self.lossType in {[loss.value for loss in spec.SMOOTHED_LOSSES]}",
+            f"only {', '.join(spec.SMOOTHED_LOSSES)} know label smoothing; leave labelSmoothing out or change lossType",
+            ".labelSmoothing",
+        ),
     ),
     spec.TrainingSpec: (
         Rule("!(has(self.epochs) && has(self.maxSteps))", "set epochs or maxSteps, not both", ".maxSteps"),

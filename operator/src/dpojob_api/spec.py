@@ -25,7 +25,7 @@ MeshAxis = Annotated[int, Field(ge=-1, le=16384)]
 
 
 class LossType(StrEnum):
-    """DPO loss variants of EasyDeL 0.3.0 (``trainers/direct_preference_optimization_trainer``)."""
+    """Loss variants that the trainer computes and TRL confirms (``docs/parity.md``)."""
 
     SIGMOID = "sigmoid"
     HINGE = "hinge"
@@ -39,6 +39,15 @@ class LossType(StrEnum):
     AOT_PAIR = "aot_pair"
     APO_ZERO = "apo_zero"
     APO_DOWN = "apo_down"
+
+
+SMOOTHED_LOSSES = (
+    LossType.SIGMOID,
+    LossType.EXO_PAIR,
+    LossType.ROBUST,
+    LossType.AOT,
+    LossType.AOT_PAIR,
+)
 
 
 class DType(StrEnum):
@@ -219,10 +228,12 @@ class DPOSpec(ApiModel):
         default=0.0,
         ge=0.0,
         lt=0.5,
-        description="labelSmoothing is the assumed share of flipped preference labels.",
+        description="labelSmoothing is the assumed share of flipped preference labels, for lossType sigmoid, exo_pair, "
+        "robust, aot and aot_pair.",
     )
     reference_free: bool = Field(
-        default=False, description="referenceFree replaces the reference model by a uniform one."
+        default=False,
+        description="referenceFree leaves the reference model out; its log-probabilities count as 0.",
     )
     max_prompt_length: int = Field(
         default=1024,
@@ -290,7 +301,10 @@ class TrainingSpec(ApiModel):
         description="warmupSteps is the number of steps over which the learning rate rises.",
     )
     weight_decay: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="weightDecay is AdamW's decoupled weight decay."
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="weightDecay is AdamW's decoupled weight decay; norms and biases are left out.",
     )
     clip_grad_norm: float = Field(
         default=1.0,

@@ -16,8 +16,6 @@ def dpo_arguments(config: TrainerConfig, total: int, vocabulary: int, scratch: P
     return ed.DPOConfig(
         model_name=config.job.name,
         beta=dpo.beta,
-        loss_type=dpo.loss_type.value,
-        label_smoothing=dpo.label_smoothing,
         reference_free=dpo.reference_free,
         max_prompt_length=dpo.max_prompt_length,
         max_completion_length=dpo.max_completion_length,
@@ -31,6 +29,7 @@ def dpo_arguments(config: TrainerConfig, total: int, vocabulary: int, scratch: P
         weight_decay=training.weight_decay,
         clip_grad=training.clip_grad_norm,
         optimizer=optimizer(training.optimizer),
+        extra_optimizer_kwargs={"weight_decay_mask": decays},
         save_directory=str(scratch),
         **_SILENCED,
     )
@@ -54,6 +53,13 @@ _SILENCED: dict[str, Any] = {
     "progress_bar_type": "json",
     "verbose": False,
 }
+
+
+def decays(parameters: Any) -> Any:
+    """Return which parameters the weight decay shrinks: matrices, but no norms and biases."""
+    import jax
+
+    return jax.tree_util.tree_map(lambda leaf: leaf.ndim > 1, parameters)
 
 
 def optimizer(name: Optimizer) -> Any:

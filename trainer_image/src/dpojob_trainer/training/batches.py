@@ -10,6 +10,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 Batch = dict[str, NDArray[np.generic]]
+# A pair is two sequences, so its prompt counts twice.
+SEQUENCES = ("prompt", "chosen", "prompt", "rejected")
 SIDES = ("prompt", "chosen", "rejected")
 
 
@@ -45,6 +47,15 @@ def _pad(
             where = slice(width - len(tokens), width) if left else slice(0, len(tokens))
             ids[row, where], mask[row, where] = tokens, 1
     return ids, mask
+
+
+def token_counts(batch: Batch) -> dict[str, float]:
+    """Return the positions of both sequences of every pair: `tokens` without and `padded_tokens` with padding."""
+    masks = [batch[f"{side}_attention_mask"] for side in SEQUENCES]
+    return {
+        "tokens": float(sum(int(mask.sum()) for mask in masks)),
+        "padded_tokens": float(sum(mask.size for mask in masks)),
+    }
 
 
 def order(pairs: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:

@@ -35,6 +35,7 @@ from dpojob_trainer.training import compile_cache
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, total_steps
 from dpojob_trainer.training.program import meet
 from dpojob_trainer.training.tracking import Tracker, open_tracker
@@ -194,6 +195,8 @@ def build(
         model=policy,
         reference=load_reference(config, model_dir),
         tokenizer=tokenizer,
+        loss=pair_loss(config.dpo),
+        initial=initial_loss(config.dpo, config.precision.compute),
         batches=TrainBatches(
             prepared.train, training.global_batch_size, padding, training.seed, training.shuffle
         ),
@@ -206,11 +209,16 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return the base model in the type of the computation (no update ever needs more), None if reference-free."""
+    """Return what the policy is before its first step, in as little memory as possible; None if reference-free.
+
+    Matrices have the narrower of the types of parameters and computation, as no update ever needs more. Norms and
+    biases keep the policy's type, because XLA may skip rounding them to the type of the computation.
+    """
     if config.dpo.reference_free:
         return None
-    compute: DType = config.precision.compute
-    return weights.load_model(model_dir, config, dtype=compute, param_dtype=compute)
+    precision = config.precision
+    narrow = DType.BFLOAT16 in (precision.params, precision.compute)
+    return weights.load_model(model_dir, config, matrix_dtype=DType.BFLOAT16 if narrow else None)
 
 
 def pad_token_id(tokenizer: Any) -> int:

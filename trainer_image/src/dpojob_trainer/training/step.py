@@ -1,9 +1,9 @@
 """One optimizer step and one evaluation step, as JAX functions.
 
-They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``: its forward pass, its losses,
-its optimizer update) with three differences: rewards are reduced per micro-batch, so accuracy is right under gradient
-accumulation; the reference runs per micro-batch too, so its activations do not grow with the global batch; and the
-gradient norm is the global one.
+They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``: its forward pass, its
+optimizer update) with four differences: the losses are those of :mod:`losses`; rewards are reduced per micro-batch, so
+accuracy is right under gradient accumulation; the reference runs per micro-batch too, so its activations do not grow
+with the global batch; and the gradient norm is the global one, before clipping.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
+from dpojob_trainer.training.losses import PairLoss, Pairs
+
 Forward = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
-PairLoss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 BATCH_SPEC = PartitionSpec(("dp", "fsdp"), "sp")
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
@@ -28,7 +29,7 @@ class StepFunctions:
 
     Attributes:
         forward: model and batch to the log probabilities of both completions, each `[pairs]`.
-        pair_loss: policy and reference log probabilities to losses `[pairs]`.
+        pair_loss: log probabilities under policy and reference to losses `[pairs]`.
         beta: scale of the implicit reward (arXiv:2305.18290, eq. 5).
         micro_batches: how many micro-batches make up one optimizer step.
     """
@@ -52,7 +53,7 @@ class StepFunctions:
     def evaluate(
         self, state: Any, batch: dict[str, jax.Array], weights: jax.Array, reference: Any | None
     ) -> dict[str, jax.Array]:
-        """Return weighted sums over the batch: loss, rewards, margins, accuracies, and the weights' sum as `pairs`."""
+        """Return weighted sums over the batch: loss, rewards, log probabilities, and the weights' sum as `pairs`."""
         batch = _on_data_axes(batch)
         batch = batch | self._reference_logps(reference, batch)
         losses, numbers = self._compare(state.model, batch)
@@ -71,16 +72,24 @@ class StepFunctions:
         return value_and_grad
 
     def _compare(self, model: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return losses and reward columns, each `[pairs]`."""
+        """Return losses, rewards and log probabilities, each `[pairs]`."""
         out = self.forward(model, batch)
-        chosen = self.beta * (out["chosen_logps"] - batch[CHOSEN])
-        rejected = self.beta * (out["rejected_logps"] - batch[REJECTED])
-        losses = self.pair_loss(out["chosen_logps"], out["rejected_logps"], batch[CHOSEN], batch[REJECTED])
-        return losses, {
+        pairs = Pairs(
+            chosen=out["chosen_logps"],
+            rejected=out["rejected_logps"],
+            ref_chosen=batch[CHOSEN],
+            ref_rejected=batch[REJECTED],
+            chosen_tokens=batch["chosen_attention_mask"].sum(-1),
+            rejected_tokens=batch["rejected_attention_mask"].sum(-1),
+        )
+        chosen, rejected = self.beta * pairs.chosen_ratio, self.beta * pairs.rejected_ratio
+        return self.pair_loss(pairs), {
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
+            "logps/chosen": pairs.chosen,
+            "logps/rejected": pairs.rejected,
         }
 
     def _reference_logps(self, reference: Any | None, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -15,10 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from easydel.trainers import DPOTrainer
-from easydel.trainers.direct_preference_optimization_trainer._fn import (
-    concatenated_forward,
-    get_loss_function,
-)
+from easydel.trainers.direct_preference_optimization_trainer._fn import concatenated_forward
 from easydel.trainers.trainer_protocol import (
     TrainerConfigureDataloaderOutput,
     TrainerConfigureFunctionOutput,
@@ -28,7 +25,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches
+from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches, token_counts
+from dpojob_trainer.training.losses import InitialLoss, PairLoss
 from dpojob_trainer.training.program import Program
 from dpojob_trainer.training.step import StepFunctions
 
@@ -79,11 +77,15 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         model: Any,
         reference: Any | None,
         tokenizer: Any,
+        loss: PairLoss,
+        initial: InitialLoss,
         batches: TrainBatches,
         evaluation: EvalBatches | None,
         cadence: Cadence,
         hooks: Hooks,
     ) -> None:
+        self.loss = loss
+        self.initial = initial
         self.batches = batches
         self.evaluation = evaluation
         self.cadence = cadence
@@ -105,9 +107,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         arguments, mesh = self.arguments, self.model.mesh
         if arguments.reference_free:
             self.reference_state = None
-        steps = StepFunctions(
-            _forward(arguments), _pair_loss(arguments), arguments.beta, self._micro_batches()
-        )
+        steps = StepFunctions(_forward(arguments), self.loss, arguments.beta, self._micro_batches())
         everywhere = NamedSharding(mesh, PartitionSpec())
         reference = self.reference_state.shardings if self.reference_state is not None else None
         train = jax.jit(
@@ -157,9 +157,13 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _one_step(self, state: Any, step: int) -> Any:
         began = time.perf_counter()
-        state, metrics = self.sharded_training_step_function(state, self.batches[step], self.reference_state)
-        numbers = self._numbers(metrics, step) | {"seconds": time.perf_counter() - began}
+        batch = self.batches[step]
+        state, metrics = self.sharded_training_step_function(state, batch, self.reference_state)
+        numbers = self._numbers(metrics, step) | token_counts(batch)
+        numbers |= {"seconds": time.perf_counter() - began}
         _require_finite(numbers, step + 1)
+        if step == 0 and self.reference_state is not None:
+            _require_reference(numbers["loss"], self.initial)
         self.hooks.stepped(state, step + 1, numbers)
         if self.cadence.saves(step + 1):
             self.hooks.save(state, step + 1)
@@ -206,6 +210,18 @@ def _require_finite(numbers: Numbers, step: int) -> None:
             )
 
 
+def _require_reference(loss: float, initial: InitialLoss) -> None:
+    """Raise ReferenceMismatch unless the first loss is that of a policy that equals its reference."""
+    if not initial.matches(loss):
+        raise TrainerError(
+            TrainerReason.REFERENCE_MISMATCH,
+            f"the loss of step 1 is {loss:.7g} and must be {initial.value:.7g} (within {initial.tolerance:.2g}) while "
+            "the policy equals its reference; leave attention.mechanism and mesh at their defaults or use "
+            "precision.compute float32, and report the job's spec if the message stays",
+            step=1,
+        )
+
+
 def _forward(arguments: Any) -> Any:
     return partial(
         concatenated_forward,
@@ -215,11 +231,7 @@ def _forward(arguments: Any) -> Any:
         max_length=arguments.max_length,
         truncation_mode=arguments.truncation_mode,
         aux_loss_enabled=False,
-        loss_type=arguments.loss_type,
+        # Any other type than ipo returns sums over tokens; the loss takes the average itself.
+        loss_type="sigmoid",
         logprob_vocab_chunk_size=arguments.logprob_vocab_chunk_size,
     )
-
-
-def _pair_loss(arguments: Any) -> Any:
-    loss = get_loss_function(arguments.loss_type, arguments.beta, arguments.label_smoothing)
-    return partial(loss, beta=arguments.beta, label_smoothing=arguments.label_smoothing)

@@ -14,6 +14,8 @@ from dpojob_trainer.weights.checkpoint import read_json, unsupported
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
 # transposing (fused or expert tensors, Conv1D), which a shape check alone would not notice for square matrices.
 VERIFIED = ("gemma", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+# The policy must compute what the reference computes.
+NO_DROPOUT = dict.fromkeys(("attention_dropout", "embd_pdrop", "resid_pdrop"), 0.0)
 # EasyDeL reads these as its own settings or as types that only torch has.
 FOREIGN_KEYS = {"torch_dtype", "dtype", "auto_map", "transformers_version", "_name_or_path"}
 
@@ -35,7 +37,7 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     _check_devices(config, jax.device_count())
     rotary.keep_table_in_float32()
     config_class, module_class = get_modules_by_type(model_type, _causal_lm())
-    own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
+    own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS} | NO_DROPOUT
     positions = config.attention.max_positions or 0
     module_config = config_class.from_dict(rotary.checked(full_attention(own, positions), positions))
     module_config.add_basic_configurations(**_settings(config, jnp.dtype(dtype.value)))

@@ -21,33 +21,29 @@ from dpojob_trainer.weights.names import Parameter, parameters, unexpected
 NAMES_IN_MESSAGE = 5
 
 
-def load_model(
-    model_dir: Path,
-    config: TrainerConfig,
-    *,
-    dtype: DType | None = None,
-    param_dtype: DType | None = None,
-) -> Any:
+def load_model(model_dir: Path, config: TrainerConfig, *, matrix_dtype: DType | None = None) -> Any:
     """Return the causal language model of `model_dir` on the mesh of `config.plan`.
 
     Every process of the slice calls it with the same arguments, after `jax.distributed.initialize`; each reads only
-    the slices that its own devices hold. `dtype` (of the computation) and `param_dtype` default to
-    `config.precision`; pass them to load the reference model in another precision.
-    Parameters are bit-exact when `param_dtype` is the stored type. With tied embeddings the head's parameter is
-    None, as after EasyDeL's own restore.
+    the slices that its own devices hold. Parameters have the type `config.precision.params`, those with two axes or
+    more `matrix_dtype` if it is given; they are bit-exact when that is the stored type. With tied embeddings the
+    head's parameter is None, as after EasyDeL's own restore.
 
     Raises:
         TrainerError: MODEL_NOT_FOUND when files are missing or broken; MODEL_UNSUPPORTED when the architecture is
             not supported or a tensor is missing, unexpected or has another shape; SLICE_NOT_READY when JAX sees
             another number of devices than the plan.
     """
-    kind = param_dtype or config.precision.params
-    module = abstract_module(model_dir, config, dtype=dtype or config.precision.compute, param_dtype=kind)
+    kind = config.precision.params
+    module = abstract_module(model_dir, config, dtype=config.precision.compute, param_dtype=kind)
     wanted = parameters(_leaves(module), tied=is_tied(module))
     placement = shardings(module)
     with open_checkpoint(model_dir) as checkpoint:
         check_tensors(checkpoint, wanted, tied=is_tied(module))
-        arrays = {item.path: _place(checkpoint, item, placement[item.path], kind) for item in wanted}
+        arrays = {}
+        for item in wanted:
+            stored_as = matrix_dtype if matrix_dtype and len(item.shape) > 1 else kind
+            arrays[item.path] = _place(checkpoint, item, placement[item.path], stored_as)
     return _filled(module, arrays)
 
 
