@@ -87,7 +87,10 @@ def operator_with_jobs(kubectl: Kubectl, count: int, seconds: float) -> dict[str
     """Return the operator's use while it holds jobs whose pods wait for nodes that do not exist."""
     nowhere = {"platform": "cpu", "head": {"nodeSelector": {"dpojob.io/benchmark": "nowhere"}}}
     names = [f"waiting-{number}" for number in range(count)]
-    bodies = [job(name, runtime=nowhere, accelerator={"type": "v4-4096"}) for name in names]
+    training = {"maxSteps": 1, "globalBatchSize": 2048}
+    bodies = [
+        job(name, runtime=nowhere, accelerator={"type": "v4-4096"}, training=training) for name in names
+    ]
     kubectl.run("apply", "-f", "-", text=yaml.safe_dump_all(bodies))
     time.sleep(20)
     try:
