@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 HELP = "Try a DPOJob on this machine before it goes to the cluster."
-EXIT_CODES = """Exit codes: 0 the data can be trained on; 2 the manifest or the command line is wrong; 3 the data is refused (a bound
-of dataset.gate, a bad row, a missing column, too few pairs); 4 model or data cannot be found, reached or read with these
-credentials; 1 anything else."""
+EXIT_CODES = (
+    "Exit codes: 0 the data can be trained on; 2 the manifest or the command line is wrong; 3 the data is refused (a bound "
+    "of dataset.gate, a bad row, a missing column, too few pairs); 4 model or data cannot be found, reached or read with "
+    "these credentials; 1 anything else."
+)
 
 app = typer.Typer(
     name="dpojob", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
