@@ -17,6 +17,14 @@ DEFAULTS = {
         "evalFraction": 0,
         "seed": 0,
         "columns": {"chosen": "chosen", "rejected": "rejected"},
+        "gate": {
+            "onViolation": "Fail",
+            "minPairs": 1,
+            "maxDroppedFraction": 0.1,
+            "maxTruncatedFraction": 0.5,
+            "maxDuplicateFraction": 0.5,
+            "maxOverlap": 0.1,
+        },
     },
     "dpo": {
         "beta": 0.1,
