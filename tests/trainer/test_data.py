@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from dpojob_api.input_spec import ColumnsSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import ColumnsSpec
 from dpojob_api.trainer_config import TrainerConfig, trainer_config
 from dpojob_api.v1alpha1 import DPOJob
 from dpojob_trainer.data import PreparedData, prepare

@@ -10,8 +10,8 @@ import pytest
 from tests.trainer import manifests, tiny_models
 from tests.trainer.manifests import Row, chat, chats
 
+from dpojob_api.input_spec import GateSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import GateSpec
 from dpojob_trainer import data
 from dpojob_trainer.data import gate
 from dpojob_trainer.data.report import DataReport, Facts, bounds_up_to, length_stats, report_of

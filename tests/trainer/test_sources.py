@@ -21,8 +21,8 @@ from tests.trainer import hub as hub_api
 from tests.trainer.gcs import Gcs
 from tests.trainer.hub import GOOD_TOKEN, OTHER_TOKEN, Fault, Hub, Repo
 
+from dpojob_api.input_spec import DatasetSpec, ModelSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DatasetSpec, ModelSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources import fetch_dataset_files, fetch_model
 from dpojob_trainer.sources.hub import load_split

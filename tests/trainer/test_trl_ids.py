@@ -13,7 +13,7 @@ from tests.trainer import manifests, real_tokenizers, trl_reference
 from tests.trainer.trl_reference import CASES, DEMO, DIFFERENT, PREFERENCES, Row, Triple
 from transformers import PreTrainedTokenizerBase
 
-from dpojob_api.spec import ColumnsSpec
+from dpojob_api.input_spec import ColumnsSpec
 from dpojob_trainer import data
 from dpojob_trainer.data.rows import read_pair
 from dpojob_trainer.data.tokens import Lengths, encode_pairs, texts_of

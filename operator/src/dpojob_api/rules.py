@@ -7,7 +7,7 @@ to it. Chips per type follow the naming in ``accelerator``: the number counts Te
 
 from dataclasses import dataclass
 
-from dpojob_api import slice_spec, spec, uris
+from dpojob_api import input_spec, slice_spec, spec, uris
 from dpojob_api.accelerator import accelerator_types, topologies
 from dpojob_api.base import ApiModel
 from dpojob_api.constants import MAX_NAME
@@ -63,8 +63,8 @@ PATTERN_MESSAGES = {
     slice_spec.LABEL_KEY_PATTERN: "must be a label key such as cloud.google.com/gke-nodepool",
     slice_spec.TOPOLOGY_PATTERN: "must be sides joined by x, such as 2x4x4; see docs/reference/accelerators.md",
     slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag",
-    spec.REVISION_PATTERN: "must be a branch, tag or commit",
-    spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
+    input_spec.REVISION_PATTERN: "must be a branch, tag or commit",
+    input_spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
 }
 
 
@@ -143,8 +143,8 @@ INPUT_URI_RULES = (
 
 RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
     spec.DPOJobSpec: SPEC_RULES,
-    spec.ModelSpec: INPUT_URI_RULES,
-    spec.DatasetSpec: (
+    input_spec.ModelSpec: INPUT_URI_RULES,
+    input_spec.DatasetSpec: (
         *INPUT_URI_RULES,
         Rule(
             "!(has(self.evalSplit) && self.evalFraction > 0.0)",
@@ -157,7 +157,7 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
             ".evalSplit",
         ),
     ),
-    spec.ColumnsSpec: (
+    input_spec.ColumnsSpec: (
         Rule(
             "self.chosen != self.rejected && (!has(self.prompt) || (self.prompt != self.chosen && self.prompt != self.rejected))",
             "prompt, chosen and rejected must be different columns",

@@ -6,13 +6,12 @@ The operator serialises it with :meth:`TrainerConfig.to_json`; the driver valida
 from pydantic import Field
 
 from dpojob_api.base import ApiModel
+from dpojob_api.input_spec import DatasetSpec, ModelSpec
 from dpojob_api.slice_spec import Launcher, Platform
 from dpojob_api.spec import (
     AttentionSpec,
-    DatasetSpec,
     DPOSpec,
     GradientCheckpointing,
-    ModelSpec,
     OutputSpec,
     PrecisionSpec,
     TrackingSpec,

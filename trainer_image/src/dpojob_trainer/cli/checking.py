@@ -6,8 +6,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpojob_api.input_spec import GateSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DPOSpec, GateSpec
+from dpojob_api.spec import DPOSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import parse_uri, pvc_mount
 from dpojob_trainer.cli import manifest

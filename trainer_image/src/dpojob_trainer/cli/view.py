@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dpojob_api.spec import DPOSpec, GateSpec
+from dpojob_api.input_spec import GateSpec
+from dpojob_api.spec import DPOSpec
 from dpojob_trainer.cli.checking import ExitCode, Outcome
 
 if TYPE_CHECKING:

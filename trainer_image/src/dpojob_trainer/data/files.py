@@ -5,8 +5,8 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
+from dpojob_api.input_spec import DatasetSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DatasetSpec
 from dpojob_api.uris import parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources import fetch_dataset_files

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from dpojob_api.input_spec import GateSpec, OnViolation
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import GateSpec, OnViolation
 from dpojob_trainer.data.report import DataReport
 from dpojob_trainer.errors import TrainerError
 

@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, disable_progress_bars
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from dpojob_api.input_spec import ColumnsSpec, DatasetSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import ColumnsSpec, DatasetSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data import gate
 from dpojob_trainer.data.files import load_split

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dpojob_api.input_spec import ColumnsSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import ColumnsSpec
 from dpojob_trainer.errors import TrainerError
 
 Message = dict[str, Any]

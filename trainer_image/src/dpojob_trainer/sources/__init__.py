@@ -6,8 +6,8 @@ Every failure ends in a :class:`TrainerError` with a documented reason and the f
 from collections.abc import Sequence
 from pathlib import Path
 
+from dpojob_api.input_spec import DatasetSpec, ModelSpec
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DatasetSpec, ModelSpec
 from dpojob_api.uris import local_path, parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.sources import gcs, hub
