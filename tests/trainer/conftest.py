@@ -1,5 +1,6 @@
 """A claim with a tiny model and preference data at the place where the operator would mount it, and other stores."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,15 @@ def claim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claim]:
         tiny_models.write_model(folder / "model", tiny_models.QWEN3)
         write_pairs(folder / "pairs.jsonl", 64)
         yield mount
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with config.json and a small tokenizer with a ChatML template."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_models.write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": tiny_models.VOCABULARY}))
+    return folder
 
 
 @pytest.fixture

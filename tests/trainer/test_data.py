@@ -47,15 +47,6 @@ def chat_row(number: int) -> Row:
 ROWS = [chat_row(number) for number in range(8)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with config.json and a small tokenizer with a ChatML template."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_models.write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps({"vocab_size": tiny_models.VOCABULARY}))
-    return folder
-
-
 def config(dataset: Row | None = None, dpo: Row | None = None, batch: int = 4) -> TrainerConfig:
     """A job's configuration; the data set is the folder `d` of the claim `inputs`, and its gate only warns."""
     spec = {

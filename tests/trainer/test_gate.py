@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.trainer import manifests, tiny_models
+from tests.trainer import manifests
 from tests.trainer.manifests import Row, chat, chats
 
 from dpojob_api.input_spec import GateSpec
@@ -135,15 +135,6 @@ class TestGate:
         (sentence,) = gate.violations(half, GATE)
         assert "maxDroppedFraction is 0.2" in sentence and "0.5 (5 of 10)" in sentence
         assert "2 have an empty side, 3 have sides that are equal" in sentence
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with config.json and a small tokenizer with a ChatML template."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_models.write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps({"vocab_size": tiny_models.VOCABULARY}))
-    return folder
 
 
 class TestWholeWay:
