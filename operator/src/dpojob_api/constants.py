@@ -27,6 +27,8 @@ CONFIG_KEY: Final = "trainer.json"
 CONFIG_DIR: Final = "/etc/dpojob"
 CONFIG_PATH: Final = f"{CONFIG_DIR}/{CONFIG_KEY}"
 PVC_MOUNT_ROOT: Final = "/mnt/dpojob"
+# Folders that stand for claims where none is mounted.
+CLAIMS_VARIABLE: Final = "DPOJOB_CLAIMS"
 
 METRICS_PORT: Final = 8090
 METRICS_PATH: Final = "/metrics"

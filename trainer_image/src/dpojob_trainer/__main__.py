@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
-from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
+from dpojob_trainer.exit_codes import exit_code
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
-    code = 0 if result.reason is TrainerReason.SUCCEEDED else 1
+    code = exit_code(result.reason)
     if args.command == "drive":
         # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.
         os._exit(code)

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from dpojob_api import metrics
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_trainer.progress import Begun, Evaluation, Event, Numbers, Phase, Step, eta_seconds
+from dpojob_trainer.progress import Begun, Emit, Evaluation, Event, Numbers, Phase, Step, eta_seconds
 
 RESPONSE_SECONDS = 3.0
 TRAIN_GAUGES = {
@@ -38,9 +38,14 @@ class _Silent(WSGIRequestHandler):
 
 
 class Board(Collector):
-    """Keeps the newest numbers; safe to update and scrape from different threads."""
+    """Keeps the newest numbers; safe to update and scrape from different threads.
 
-    def __init__(self) -> None:
+    Args:
+        tell: called with every event that comes.
+    """
+
+    def __init__(self, tell: Emit = lambda event: None) -> None:
+        self._tell = tell
         self._lock = threading.Lock()
         self._phase = metrics.PHASES[0]
         self._gauges: Numbers = {metrics.STEP: 0, metrics.TOTAL_STEPS: 0, metrics.FINISHED: 0}
@@ -66,7 +71,12 @@ class Board(Collector):
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def update(self, event: Event) -> None:
-        """Take in what host 0 tells."""
+        """Take in what host 0 tells, and pass it on to the listener."""
+        self.keep(event)
+        self._tell(event)
+
+    def keep(self, event: Event) -> None:
+        """Take in numbers that have been told."""
         with self._lock:
             match event:
                 case Phase(name):

@@ -9,8 +9,8 @@ from dpojob_trainer import data, sources, store
 log = logging.getLogger(__name__)
 
 
-def check(config: TrainerConfig, workdir: Path) -> None:
-    """Check what needs no chip; the first problem ends the run.
+def check(config: TrainerConfig, workdir: Path) -> data.DataReport:
+    """Check what needs no chip; the first problem ends the run. Return the report on the pairs.
 
     Raises:
         TrainerError: OutputUnwritable, OutputInUse, or any reason of model and data.
@@ -22,3 +22,4 @@ def check(config: TrainerConfig, workdir: Path) -> None:
     model = sources.fetch_model(config.model, workdir)
     prepared = data.prepare(config, model, workdir)
     log.info("pairs: %s", prepared.report.model_dump_json(by_alias=True))
+    return prepared.report

@@ -21,6 +21,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Data:
+    """The pairs have been examined; `numbers` are counts by the kinds of `dpojob_api.metrics.DATA_KINDS`."""
+
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
 class Begun:
     """The loop begins after `step` of `total` optimizer steps."""
 
@@ -45,7 +52,7 @@ class Evaluation:
     numbers: Numbers
 
 
-Event = Phase | Begun | Step | Evaluation
+Event = Phase | Data | Begun | Step | Evaluation
 Emit = Callable[[Event], None]
 
 
