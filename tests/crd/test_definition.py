@@ -45,6 +45,7 @@ DEFAULTS = {
         "optimizer": "adamw",
         "checkpointSteps": 500,
         "checkpointsToKeep": 2,
+        "keepBestCheckpoint": False,
         "saveOptimizerState": True,
         "logSteps": 1,
         "reportSteps": 10,

@@ -149,7 +149,11 @@ class TrainerReason(Documented):
         "computation; the message has both numbers.",
     )
     STOPPED_EARLY = "StoppedEarly", "Training returned before its last step."
-    RESUME_FAILED = "ResumeFailed", "A checkpoint exists and could not be restored."
+    PREEMPTED = (
+        "Preempted",
+        "A host was told to stop (SIGTERM: spot reclaim, suspend, drain); the state was saved and the next attempt goes on there.",
+    )
+    RESTORE_FAILED = "RestoreFailed", "Checkpoints exist and none of them could be restored."
     CHECKPOINT_FAILED = "CheckpointFailed", "A checkpoint could not be written."
     EXPORT_FAILED = "ExportFailed", "The tuned model could not be written."
     TRACKING_FAILED = "TrackingFailed", "Weights & Biases could not be reached or refused the key."

@@ -214,7 +214,18 @@ class TrainingSpec(ApiModel):
         default=2,
         ge=0,
         le=1000,
-        description="checkpointsToKeep is the number of checkpoints kept; 0 keeps all.",
+        description="checkpointsToKeep is the number of newest checkpoints kept; 0 keeps all.",
+    )
+    keep_checkpoint_every: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000000,
+        description="keepCheckpointEvery keeps the checkpoints of every so many steps for good, beside the newest.",
+    )
+    keep_best_checkpoint: bool = Field(
+        default=False,
+        description="keepBestCheckpoint evaluates before each checkpoint and keeps the one of the largest held-out "
+        "reward margin, beside the newest.",
     )
     save_optimizer_state: bool = Field(
         default=True,

@@ -139,6 +139,8 @@ def join_slice(task: HostTask) -> None:
         return
     import jax
 
+    # JAX would take SIGTERM for itself; `training.preemption` needs it.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         f"{task.addresses[0]}:{task.port}",
         num_processes=len(task.addresses),

@@ -32,12 +32,13 @@ from dpojob_trainer.progress import (
     peak_rss_bytes,
 )
 from dpojob_trainer.training import compile_cache
+from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, total_steps
-from dpojob_trainer.training.program import meet
+from dpojob_trainer.training.preemption import Preemption
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
 
@@ -117,6 +118,11 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         TrainerError: any documented reason.
         Exception: anything else, for `failures.explain`.
     """
+    with Preemption() as preemption:
+        return _run(config, place, emit, preemption)
+
+
+def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption) -> HostReport:
     watch = Stopwatch()
     if place.rank == 0:
         emit(Phase("loading"))
@@ -131,9 +137,11 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         meet("dpojob-data-ready")
         checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
-            trainer = build(config, model_dir, prepared, recorder, checkpoints, place.workdir)
+            leaves = Leaving(preemption, checkpoints, out)
+            trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
             resumed = resume(trainer, checkpoints)
         recorder.begun(resumed)
+        preemption.wait_for_steps()
         with watch("train"):
             state = trainer.train().state
             done = require_done(state, total)
@@ -155,6 +163,33 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         peak_rss_bytes=peak_rss_bytes(),
         data=prepared.report.model_dump(by_alias=True),
     )
+
+
+class Leaving:
+    """Ends the run between two steps once a host was told to stop, with a checkpoint of exactly this step."""
+
+    def __init__(self, preemption: Preemption, checkpoints: Checkpoints, out: store.OutputStore) -> None:
+        self._preemption, self._checkpoints, self._out = preemption, checkpoints, out
+
+    def __call__(self, state: Any, step: int) -> None:
+        """Go on, or save and raise on all hosts.
+
+        Raises:
+            TrainerError: Preempted.
+        """
+        if not self._preemption.agreed():
+            return
+        self._checkpoints.save(state, step)
+        self._checkpoints.wait()
+        self._out.flush()
+        # The driver stops all hosts once it hears from one of them.
+        meet("dpojob-preempted")
+        raise TrainerError(
+            TrainerReason.PREEMPTED,
+            f"a host was told to stop (SIGTERM); the checkpoint of step {step} is written, and the next attempt on the "
+            "same output goes on there",
+            step=step,
+        )
 
 
 @contextmanager
@@ -181,6 +216,7 @@ def build(
     prepared: data.PreparedData,
     recorder: Recorder,
     checkpoints: Checkpoints,
+    leaves: Leaving,
     workdir: Path,
 ) -> PreferenceTrainer:
     """Load policy and reference and build the trainer around them."""
@@ -203,8 +239,10 @@ def build(
         evaluation=None
         if prepared.evaluation is None
         else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
-        cadence=Cadence(recorder._total, training.eval_steps, training.checkpoint_steps),
-        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, recorder.phase),
+        cadence=Cadence(
+            recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
+        ),
+        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, leaves, recorder.phase),
     )
 
 
@@ -230,22 +268,14 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def resume(trainer: PreferenceTrainer, checkpoints: Checkpoints) -> int:
-    """Put the newest checkpoint into the trainer; return its step, 0 without one.
+    """Put the newest checkpoint that can be read into the trainer; return its step, 0 without any.
 
     Raises:
-        TrainerError: ResumeFailed.
+        TrainerError: RestoreFailed.
     """
-    step = checkpoints.latest()
-    if step is None:
-        return 0
-    state = checkpoints.restore(trainer.model_state, trainer.state_shardings, step)
-    restored = int(jax.device_get(state.step))
-    if restored != step or restored <= 0:
-        raise TrainerError(
-            TrainerReason.RESUME_FAILED, f"the checkpoint of step {step} holds step {restored}", step=restored
-        )
-    trainer.model_state = state
-    log.info("resumed from the checkpoint of step %d", step)
+    trainer.model_state, step = checkpoints.restore(trainer.model_state, trainer.state_shardings)
+    if step:
+        log.info("resumed from the checkpoint of step %d", step)
     return step
 
 
