@@ -180,7 +180,7 @@ def test_a_broken_checkpoint_is_not_silently_started_over(first: Run, train: Tra
         shutil.rmtree(data_dir)
     with pytest.raises(TrainerError) as caught:
         train(claim.config("broken", attempt=2, **EIGHT_CHIPS))
-    assert caught.value.reason is TrainerReason.RESUME_FAILED
+    assert caught.value.reason is TrainerReason.RESTORE_FAILED
     assert "delete that folder" in caught.value.message
 
 

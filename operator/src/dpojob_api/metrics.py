@@ -29,6 +29,8 @@ EVAL_REWARD_MARGIN: Final = "dpojob_eval_reward_margin"
 FINISHED: Final = "dpojob_finished"
 
 PHASES: Final = ("starting", "loading", "compiling", "training", "evaluating", "exporting", "finished")
+# The label of each metric that has several values.
+LABELS: Final = {PHASE: "phase", DATA_PAIRS: "kind", DEVICE_BYTES: "device"}
 # The pairs of the data set, by what became of them (label kind of DATA_PAIRS).
 DATA_KINDS: Final = (
     "read",

@@ -24,6 +24,10 @@ class ConditionType(Documented):
     )
     FAILED = "Failed", "True once the job has ended without a result. Final."
     RUNNING = "Running", "True while the trainer runs on all hosts of the slice."
+    DATA_VALID = (
+        "DataValid",
+        "True once the pairs have been examined and accepted, with their counts; False if they were refused. Absent before.",
+    )
     RECONCILING = (
         "Reconciling",
         "True while the operator is bringing an attempt up or down; only present while True.",
@@ -43,6 +47,10 @@ class OperatorReason(Documented):
         "Pods of the attempt are not ready; the message repeats the scheduler's or the kubelet's words.",
     )
     TRAINING = "Training", "The trainer runs; progress is in status.progress."
+    DATA_ACCEPTED = (
+        "DataAccepted",
+        "The trainer examined the pairs and goes on; the message has their counts.",
+    )
     FINISHED = "Finished", "The trainer ended well and its final step, loss and output were checked."
     NOT_RUNNING = "NotRunning", "No trainer is running."
     NOT_FINISHED = "NotFinished", "The job has not ended."
@@ -161,3 +169,16 @@ class TrainerReason(Documented):
         "Internal",
         "Training ended with an error of another kind; the message has its last line.",
     )
+
+
+# What a trainer ends with when the pairs themselves are refused.
+DATA_REASONS = frozenset(
+    {
+        TrainerReason.DATASET_INVALID,
+        TrainerReason.DATA_INVALID,
+        TrainerReason.COLUMN_NOT_FOUND,
+        TrainerReason.DATASET_EMPTY,
+        TrainerReason.DATASET_TOO_SMALL,
+        TrainerReason.NO_CHAT_TEMPLATE,
+    }
+)

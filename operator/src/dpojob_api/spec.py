@@ -235,7 +235,7 @@ class TrainingSpec(ApiModel):
         default=1,
         ge=1,
         le=100000,
-        description="logSteps writes the metrics of every so many steps to metrics.jsonl.",
+        description="logSteps sends the metrics of every so many steps to the trackers; metrics.jsonl has every step.",
     )
     report_steps: int = Field(
         default=10,

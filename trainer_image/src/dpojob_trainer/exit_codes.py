@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from dpojob_api.reasons import TrainerReason
+from dpojob_api.reasons import DATA_REASONS, TrainerReason
 
 UNREACHED = frozenset(
     {
@@ -11,16 +11,6 @@ UNREACHED = frozenset(
         TrainerReason.CREDENTIALS_MISSING,
         TrainerReason.RATE_LIMITED,
         TrainerReason.DOWNLOAD_FAILED,
-    }
-)
-REFUSED = frozenset(
-    {
-        TrainerReason.DATASET_INVALID,
-        TrainerReason.DATA_INVALID,
-        TrainerReason.COLUMN_NOT_FOUND,
-        TrainerReason.DATASET_EMPTY,
-        TrainerReason.DATASET_TOO_SMALL,
-        TrainerReason.NO_CHAT_TEMPLATE,
     }
 )
 
@@ -42,6 +32,6 @@ def exit_code(reason: TrainerReason) -> ExitCode:
         return ExitCode.OK
     if reason is TrainerReason.CONFIG_INVALID:
         return ExitCode.USAGE
-    if reason in REFUSED:
+    if reason in DATA_REASONS:
         return ExitCode.REFUSED
     return ExitCode.UNREACHED if reason in UNREACHED else ExitCode.FAILED

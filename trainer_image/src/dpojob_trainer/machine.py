@@ -107,5 +107,7 @@ def environment(folders: dict[str, Path]) -> Iterator[None]:
         # The head of a slice computes nothing either.
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Ray asks for this choice at every start; no task here has an accelerator.
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         os.environ.setdefault("HF_HOME", str(Path(LOCAL_CACHE).expanduser()))
         yield

@@ -29,19 +29,24 @@ class Data:
 
 @dataclass(frozen=True)
 class Begun:
-    """The loop begins after `step` of `total` optimizer steps."""
+    """The loop begins after `step` of `total` optimizer steps, of which `per_epoch` make up one pass over the pairs."""
 
     step: int
     total: int
+    per_epoch: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `total` optimizer steps are done; `numbers` are the step's, by their names in metrics.jsonl."""
+    """`step` of `total` optimizer steps are done; `numbers` are the step's, by their names in metrics.jsonl.
+
+    `device_bytes` is the memory in use on each device of host 0, empty where JAX does not tell.
+    """
 
     step: int
     total: int
     numbers: Numbers
+    device_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,15 @@ class Evaluation:
     numbers: Numbers
 
 
-Event = Phase | Data | Begun | Step | Evaluation
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was begun after `step` steps; `time` is in seconds since 1970."""
+
+    step: int
+    time: float
+
+
+Event = Phase | Data | Begun | Step | Evaluation | Saved
 Emit = Callable[[Event], None]
 
 

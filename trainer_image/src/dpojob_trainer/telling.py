@@ -57,9 +57,9 @@ class Bar:
             case Phase(name):
                 self._progress.update(self._task, description=name)
             case Data(numbers):
-                counts = ", ".join(f"{count:.0f} {kind.replace('_', ' ')}" for kind, count in numbers.items())
+                counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in numbers.items())
                 self._progress.console.print(f"pairs: {counts}")
-            case Begun(step, total):
+            case Begun(step, total, _):
                 self._progress.update(self._task, completed=step, total=total)
             case Step(step, total, numbers):
                 self._progress.update(self._task, completed=step, total=total, numbers=words_of(numbers))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_api.uris import parse_uri
 from dpojob_trainer import telling
 from dpojob_trainer.cli import claims, manifest
 from dpojob_trainer.cli.checking import MANIFEST_INVALID
@@ -100,7 +101,14 @@ def attempt(config: TrainerConfig, folders: dict[str, Path], options: Options, t
 
     chosen = machine.Machine(folders, options.hosts, options.verbose, options.metrics_port)
     result = machine.run(config, chosen, tell)
-    return End(exit_code(result.reason), result.reason.value, result.message, result.step)
+    message = result.message.replace(config.output.uri, place(config.output.uri, folders))
+    return End(exit_code(result.reason), result.reason.value, message, result.step)
+
+
+def place(uri: str, folders: dict[str, Path]) -> str:
+    """Return the folder behind a ``pvc://`` URI, another URI as it is."""
+    parsed = parse_uri(uri)
+    return str(folders[parsed.root] / parsed.path) if parsed.scheme == "pvc" else uri
 
 
 def log_to_stderr(*, verbose: bool) -> None:

@@ -131,7 +131,7 @@ class DataReport(ApiModel):
             self.duplicate_pairs,
             self.overlap_pairs,
         )
-        return {kind: float(count) for kind, count in zip(DATA_KINDS, counts, strict=True)}
+        return dict(zip(DATA_KINDS, counts, strict=True))
 
 
 def report_of(train: Facts, evaluation: Facts | None, limits: Lengths, columns: dict[str, str]) -> DataReport:

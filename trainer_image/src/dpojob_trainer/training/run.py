@@ -27,6 +27,7 @@ from dpojob_trainer.progress import (
     HostReport,
     Numbers,
     Phase,
+    Saved,
     Step,
     Stopwatch,
     peak_rss_bytes,
@@ -37,7 +38,7 @@ from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.losses import initial_loss, pair_loss
-from dpojob_trainer.training.plan import micro_batch_size, total_steps
+from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
 from dpojob_trainer.training.preemption import Preemption
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
@@ -78,12 +79,10 @@ class Recorder:
         self._tracker.weights(state, step)
         if not self._first:
             return
-        self._emit(Step(step, self._total, numbers))
+        self._emit(Step(step, self._total, numbers, device_bytes()))
+        self._write({"step": step, "total": self._total} | numbers)
         if step % self._config.training.log_steps == 0 or step == self._total:
-            self._write({"step": step, "total": self._total} | numbers)
             self._tracker.log("train", step, numbers)
-        if step % self._config.training.report_steps == 0 or step in (1, self._total):
-            log.info("step %d/%d %s", step, self._total, _words(numbers))
 
     def evaluated(self, step: int, numbers: Numbers) -> None:
         """Record one evaluation."""
@@ -95,11 +94,16 @@ class Recorder:
         self._tracker.log("eval", step, numbers)
         log.info("evaluation after step %d %s", step, _words(numbers))
 
-    def begun(self, step: int) -> None:
+    def saved(self, step: int) -> None:
+        """Tell the driver that a checkpoint was begun."""
+        if self._first:
+            self._emit(Saved(step, time.time()))
+
+    def begun(self, step: int, per_epoch: int) -> None:
         """Tell the driver that the loop begins after `step` steps."""
         self.phase("training")
         if self._first:
-            self._emit(Begun(step, self._total))
+            self._emit(Begun(step, self._total, per_epoch))
 
     def phase(self, name: str) -> None:
         """Tell the driver that a phase begins."""
@@ -140,7 +144,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             leaves = Leaving(preemption, checkpoints, out)
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
             resumed = resume(trainer, checkpoints)
-        recorder.begun(resumed)
+        recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         preemption.wait_for_steps()
         with watch("train"):
             state = trainer.train().state
@@ -226,6 +230,11 @@ def build(
     policy = weights.load_model(model_dir, config)
     arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
     arguments.padding_value = pad_id
+
+    def save(state: Any, step: int, evaluation: Numbers | None) -> None:
+        checkpoints.save(state, step, evaluation)
+        recorder.saved(step)
+
     return PreferenceTrainer(
         arguments=arguments,
         model=policy,
@@ -242,7 +251,7 @@ def build(
         cadence=Cadence(
             recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
         ),
-        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, leaves, recorder.phase),
+        hooks=Hooks(recorder.stepped, recorder.evaluated, save, leaves, recorder.phase),
     )
 
 
@@ -310,6 +319,12 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     if place.rank == 0 and not on_mount:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
+
+
+def device_bytes() -> tuple[int, ...]:
+    """Return the bytes in use on each device of this host; empty on the CPU, where JAX does not tell."""
+    stats = (device.memory_stats() for device in jax.local_devices())
+    return tuple(found["bytes_in_use"] for found in stats if found and "bytes_in_use" in found)
 
 
 def _words(numbers: Numbers) -> str:
