@@ -22,6 +22,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     drive.add_argument(
         "--metrics-port", type=int, default=METRICS_PORT, help="port of the Prometheus endpoint"
     )
+    check = commands.add_parser("check", help="examine the data on the CPU, before workers are asked for")
+    check.add_argument(
+        "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
+    )
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
     local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
     return parser.parse_args(argv)
@@ -48,8 +52,10 @@ def run(args: argparse.Namespace) -> TrainerResult:
         from dpojob_trainer.local import run_local
 
         return run_local(args.config)
-    from dpojob_trainer.driver import drive
+    from dpojob_trainer.driver import check, drive
 
+    if args.command == "check":
+        return check(args.config)
     return drive(args.config, args.metrics_port)
 
 

@@ -50,6 +50,11 @@ def drive(path: Path, port: int = METRICS_PORT) -> TrainerResult:
     return result_of(attempt)
 
 
+def check(path: Path) -> TrainerResult:
+    """Examine the data of an attempt and return what became of it; nothing is raised."""
+    return result_of(lambda: preflight.check_data(read_config(path), host.scratch() / "check"))
+
+
 def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
     """Return how an attempt ended; no exception leaves it."""
     try:

@@ -1,8 +1,10 @@
-"""What the driver checks on the head before a host does anything: output, model, data. No weights, no JAX."""
+"""What is checked on the head before a host does anything: output, model, data. No weights, no JAX."""
 
 import logging
 from pathlib import Path
 
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.result import TrainerResult
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, sources, store
 
@@ -23,3 +25,17 @@ def check(config: TrainerConfig, workdir: Path) -> data.DataReport:
     prepared = data.prepare(config, model, workdir)
     log.info("pairs: %s", prepared.report.model_dump_json(by_alias=True))
     return prepared.report
+
+
+def check_data(config: TrainerConfig, workdir: Path) -> TrainerResult:
+    """Print the report on the pairs as a line of JSON and judge it; neither weights nor the output are touched.
+
+    Raises:
+        TrainerError: any reason of model and data.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    prepared = data.examine(config, sources.fetch_tokenizer(config.model, workdir), workdir)
+    print(prepared.report.model_dump_json(by_alias=True), flush=True)
+    data.accept(prepared, config)
+    pairs = prepared.report.train_pairs
+    return TrainerResult(reason=TrainerReason.SUCCEEDED, message=f"{pairs} pairs can be trained on")
