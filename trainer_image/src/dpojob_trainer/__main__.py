@@ -9,6 +9,7 @@ from pathlib import Path
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
+from dpojob_trainer import stopping
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,6 +23,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     drive.add_argument(
         "--metrics-port", type=int, default=METRICS_PORT, help="port of the Prometheus endpoint"
     )
+    commands.add_parser("stop", help="let the run in this pod save and end (Kubernetes' preStop)")
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
     local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
     return parser.parse_args(argv)
@@ -30,6 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the last line printed is the result, the exit code says whether it is a success."""
     args = arguments(argv)
+    if args.command == "stop":
+        return 0 if stopping.stop() else 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     result = run(args)
@@ -50,7 +54,8 @@ def run(args: argparse.Namespace) -> TrainerResult:
         return run_local(args.config)
     from dpojob_trainer.driver import drive
 
-    return drive(args.config, args.metrics_port)
+    with stopping.announced(stopping.DRIVER):
+        return drive(args.config, args.metrics_port)
 
 
 if __name__ == "__main__":
