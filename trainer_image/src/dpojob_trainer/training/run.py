@@ -197,7 +197,7 @@ def flushed(out: store.OutputStore) -> Iterator[None]:
     """Write the lines that `out` holds back when the run ends, however it ends; a failed run keeps its own error.
 
     Raises:
-        TrainerError: OutputNotWritable, if the run itself did not fail.
+        TrainerError: OutputUnwritable, if the run itself did not fail.
     """
     try:
         yield
@@ -297,7 +297,7 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
-        TrainerError: ExportFailed or OutputNotWritable.
+        TrainerError: ExportFailed or OutputUnwritable.
     """
     if config.output.export_format is ExportFormat.NONE:
         return
