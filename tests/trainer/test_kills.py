@@ -3,6 +3,7 @@
 What an attempt does must be, to the last bit, what the uninterrupted run does at the same steps.
 """
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.progress import HostReport
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
@@ -93,3 +95,22 @@ def test_told_to_stop_while_it_loads_it_ends_at_once(claim: Claim, hosts: int, s
     outcome = first.outcomes[0]
     assert isinstance(outcome, TrainerResult) and outcome.reason is TrainerReason.PREEMPTED
     assert "before it began to train" in outcome.message and not first.begun
+
+
+def test_what_one_host_cannot_read_no_host_uses(claim: Claim, hosts: int, whole: str, start: Start) -> None:
+    """Only files that the last host wrote are cut; the newest checkpoints are those of steps 15 and 16."""
+    output = f"damaged-{hosts}"
+    checkpoints = claim.path / output / OUTPUT_CHECKPOINTS
+    shutil.copytree(claim.path / whole / OUTPUT_CHECKPOINTS, checkpoints)
+    own = list((checkpoints / f"step_{TOTAL}").rglob(f"ocdbt.process_{hosts - 1}/d/*"))
+    assert own, "Orbax keeps arrays elsewhere now"
+    for file in own:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    outcomes = start(job(claim, output, hosts, 2, maxSteps=TOTAL)).end()
+    assert [found.resumed_from for found in outcomes.values() if isinstance(found, HostReport)] == [
+        15
+    ] * hosts
+    losses = [
+        {line["step"]: line["loss"] for line in claim.metrics(o) if "loss" in line} for o in (output, whole)
+    ]
+    assert losses[0] == {TOTAL: losses[1][TOTAL]}
