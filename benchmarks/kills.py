@@ -1,7 +1,7 @@
 """``make bench-kills``: runs that are killed at random moments against the uninterrupted one, on one host and on two.
 
 Writes benchmarks/results/kills.json, whose table is in docs/benchmarks.md. With --seconds it stops in time and goes on
-when it is called again with the same --work.
+when it is called again with the same --work. The hosts are forked from a process that has imported EasyDeL.
 """
 
 import argparse
@@ -16,8 +16,9 @@ from typing import Any
 
 from tests.trainer import tiny_models
 from tests.trainer.jobs import Claim, mounted, write_pairs
-from tests.trainer.kills import Comparison, Kill, compare, finish, job, kill_once
+from tests.trainer.kills import Comparison, Kill, Spawn, compare, finish, job, kill_once
 
+from benchmarks.warm import Warm
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kills.json"
@@ -30,10 +31,10 @@ def main() -> int:
     args = arguments()
     deadline = time.monotonic() + args.seconds
     args.work.mkdir(parents=True, exist_ok=True)
-    with mounted(args.work.resolve()) as claim:
+    with mounted(args.work.resolve()) as claim, Warm(job(claim, "any", 1)) as spawn:
         prepare(claim)
         for hosts in args.hosts:
-            if not proceed(claim, hosts, args.kills, args.seed, deadline):
+            if not proceed(claim, hosts, args.kills, args.seed, deadline, spawn):
                 print(
                     f"{hosts} hosts: {len(kills_of(claim, hosts))} of {args.kills} kills; call again to go on"
                 )
@@ -68,12 +69,12 @@ def prepare(claim: Claim) -> None:
         write_pairs(claim.path / "pairs.jsonl", 64)
 
 
-def proceed(claim: Claim, hosts: int, kills: int, seed: int, deadline: float) -> bool:
+def proceed(claim: Claim, hosts: int, kills: int, seed: int, deadline: float, spawn: Spawn) -> bool:
     """Run, kill and finish as far as time allows; return whether all is done."""
     log, killed, total = claim.path / f"log-{hosts}", f"killed-{hosts}", TOTAL[hosts]
     if not (claim.path / f"whole-{hosts}" / "model").exists():
         shutil.rmtree(claim.path / f"whole-{hosts}", ignore_errors=True)
-        finish(job(claim, f"whole-{hosts}", hosts, maxSteps=total), log)
+        finish(job(claim, f"whole-{hosts}", hosts, maxSteps=total), log, spawn)
     done = kills_of(claim, hosts)
     while len(done) < kills:
         if time.monotonic() > deadline:
@@ -81,7 +82,7 @@ def proceed(claim: Claim, hosts: int, kills: int, seed: int, deadline: float) ->
         attempt = len(done) + 1
         config = job(claim, killed, hosts, attempt, maxSteps=total)
         chance = random.Random(f"{seed}/{attempt}")
-        kill = kill_once(config, claim.path / killed / OUTPUT_CHECKPOINTS, chance, log)
+        kill = kill_once(config, claim.path / killed / OUTPUT_CHECKPOINTS, chance, log, spawn)
         if kill is None:
             raise SystemExit(f"the run ended before kill {attempt}; raise TOTAL")
         done.append(kill)
@@ -90,7 +91,7 @@ def proceed(claim: Claim, hosts: int, kills: int, seed: int, deadline: float) ->
     if time.monotonic() > deadline:
         return False
     if not (claim.path / killed / "model").exists():
-        finish(job(claim, killed, hosts, kills + 1, maxSteps=total), log)
+        finish(job(claim, killed, hosts, kills + 1, maxSteps=total), log, spawn)
     return True
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.trainer.jobs import TRAINING, Claim
 
@@ -54,32 +54,48 @@ def job(claim: Claim, output: str, hosts: int, attempt: int = 1, **training: Any
     return claim.config(output, attempt=attempt, **spec)
 
 
+class Process(Protocol):
+    """What `subprocess.Popen` offers, as far as it is used here."""
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Spawn = Callable[[TrainerConfig, HostTask, Path], Process]
+
+
+def fresh(config: TrainerConfig, task: HostTask, log: Path) -> Process:
+    """Start a host as a new process."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOST],
+            env=os.environ | launch_environment(config),
+            stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(task))
+    process.stdin.close()
+    return process
+
+
 class Hosts:
     """The processes of one attempt."""
 
-    def __init__(self, config: TrainerConfig, log: Path) -> None:
+    def __init__(self, config: TrainerConfig, log: Path, spawn: "Spawn | None" = None) -> None:
+        spawn = spawn or fresh
         store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
         self.step, self.loading, self.begun = 0, False, False
         self.outcomes: dict[int, HostReport | TrainerResult] = {}
         self._log = log
         self._receiver = Receiver("127.0.0.1", secrets.token_bytes(16))
-        self._processes = [
-            self._start(config, rank, port) for port in [free_port()] for rank in range(config.plan.hosts)
+        addresses, port = ("127.0.0.1",) * config.plan.hosts, free_port()
+        tasks = [
+            HostTask(config.to_json(), rank, addresses, port, self._receiver.address)
+            for rank in range(config.plan.hosts)
         ]
-
-    def _start(self, config: TrainerConfig, rank: int, port: int) -> "subprocess.Popen[bytes]":
-        addresses = ("127.0.0.1",) * config.plan.hosts
-        task = HostTask(config.to_json(), rank, addresses, port, self._receiver.address)
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", HOST],
-                env=os.environ | launch_environment(config),
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        assert process.stdin is not None
-        process.stdin.write(pickle.dumps(task))
-        process.stdin.close()
-        return process
+        self._processes = [spawn(config, task, log) for task in tasks]
 
     def listen(self, seconds: float) -> None:
         """Take in one message if one comes in time."""
@@ -148,13 +164,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def finish(config: TrainerConfig, log: Path) -> None:
+def finish(config: TrainerConfig, log: Path, spawn: Spawn | None = None) -> None:
     """Run to the end.
 
     Raises:
         AssertionError: a host fails.
     """
-    hosts = Hosts(config, log)
+    hosts = Hosts(config, log, spawn)
     try:
         outcomes = hosts.end()
     finally:
@@ -210,10 +226,12 @@ def torture(
     return found
 
 
-def kill_once(config: TrainerConfig, checkpoints: Path, chance: random.Random, log: Path) -> Kill | None:
+def kill_once(
+    config: TrainerConfig, checkpoints: Path, chance: random.Random, log: Path, spawn: Spawn | None = None
+) -> Kill | None:
     """Start an attempt and kill it some steps later, every other time in the middle of a checkpoint; None if it ends first."""
     during_write, wait, more = chance.random() < 0.5, chance.uniform(0, 0.05), chance.randint(0, 5)
-    hosts = Hosts(config, log)
+    hosts = Hosts(config, log, spawn)
     try:
         if not hosts.wait_for(lambda: hosts.begun, "training"):
             return None
