@@ -17,8 +17,8 @@ from typing import Any
 from tests.trainer import tiny_models
 from tests.trainer.jobs import Claim, mounted, write_pairs
 from tests.trainer.kills import Comparison, Kill, Spawn, compare, finish, job, kill_once
+from tests.trainer.warm import Warm
 
-from benchmarks.warm import Warm
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kills.json"

@@ -95,6 +95,13 @@ def truncate(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def flip(path: Path) -> None:
+    """Change a byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
 def damage(root: Path, step: int) -> None:
     """Truncate every array file of a checkpoint."""
     files = [file for file in folder(root, step).rglob("d/*") if file.is_file()]
@@ -118,8 +125,11 @@ def test_without_checkpoints_the_state_stays(opened: Open) -> None:
     assert step == 0 and equal(found, state(0))
 
 
-def test_whatever_file_is_cut_the_state_is_right(opened: Open, tmp_path: Path) -> None:
-    """Each file of the newest checkpoint in turn loses its second half: then the older one is used, or nothing is lost."""
+@pytest.mark.parametrize("harm", [truncate, flip])
+def test_whatever_file_is_harmed_the_state_is_right(
+    opened: Open, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    """Each file of the newest checkpoint in turn is harmed: then the older one is used, or nothing is lost."""
     save(opened(), 5, 10)
     files = [
         f.relative_to(tmp_path) for f in folder(tmp_path, 10).rglob("*") if f.is_file() and f.stat().st_size
@@ -128,7 +138,7 @@ def test_whatever_file_is_cut_the_state_is_right(opened: Open, tmp_path: Path) -
     for number, name in enumerate(files):
         root = tmp_path / f"copy-{number}"
         shutil.copytree(tmp_path / OUTPUT_CHECKPOINTS, root / OUTPUT_CHECKPOINTS)
-        truncate(root / name)
+        harm(root / name)
         found, used[str(name)] = opened(root).restore(state(0), shardings())
         assert used[str(name)] in (5, 10) and equal(found, state(used[str(name)])), name
     assert {
@@ -191,7 +201,7 @@ def test_a_lack_of_memory_is_no_damage(opened: Open, tmp_path: Path, monkeypatch
     def exhausted(*_: Any) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    monkeypatch.setattr(Checkpoints, "_restore", exhausted)
+    monkeypatch.setattr(Checkpoints, "_read", exhausted)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         opened().restore(state(0), shardings())
     assert folder(tmp_path, 10).exists()
