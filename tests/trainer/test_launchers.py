@@ -5,6 +5,7 @@ on 4 virtual CPU devices; gloo carries the collectives between the two processes
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import store
+from dpojob_trainer import stopping, store
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
@@ -172,6 +173,28 @@ def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
     code, result, log = start(two_hosts(claim, "lost", attempt=2, **spec)).end()
     assert (code, result.step) == (0, 30), log[-3000:]
     assert claim.summary("lost")["resumedFrom"] >= 5
+
+
+def test_a_host_that_is_told_to_stop_saves_and_the_next_attempt_goes_on_there(
+    cluster: Cluster, claim: Claim, start: Start
+) -> None:
+    """The signal is the one that the pod's preStop hook sends."""
+    for number in range(2):
+        add_host(cluster, number)
+    spec = {"training": TRAINING | {"maxSteps": 30}}
+    others = set(stopping.running(stopping.FOLDER))
+    first = start(two_hosts(claim, "told", **spec))
+    first.wait_for_step(7)
+    hosts = [file for file in set(stopping.running(stopping.FOLDER)) - others if file.suffix == ".host"]
+    assert len(hosts) == 2
+    os.kill(int(hosts[0].stem), signal.SIGTERM)
+    code, result, log = first.end()
+    assert (code, result.reason) == (1, TrainerReason.PREEMPTED), log[-3000:]
+    assert result.step is not None and result.step >= 7
+
+    code, done, log = start(two_hosts(claim, "told", attempt=2, **spec)).end()
+    assert (code, done.step) == (0, 30), log[-3000:]
+    assert claim.summary("told")["resumedFrom"] == result.step
 
 
 def test_eformer_trains_on_two_hosts(cluster: Cluster, claim: Claim, start: Start) -> None:

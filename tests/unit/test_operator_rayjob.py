@@ -194,6 +194,9 @@ def test_probes_are_explicit_and_patient(pod, port):
     assert container["readinessProbe"]["tcpSocket"] == {"port": port}
     assert container["readinessProbe"]["timeoutSeconds"] == 10
     assert container["livenessProbe"]["exec"] == {"command": ["true"]}
+    assert container["lifecycle"]["preStop"]["exec"] == {
+        "command": ["python", "-m", "dpojob_trainer", "stop"]
+    }
     assert pod["restartPolicy"] == "Never"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
 from dpojob_api.result import TrainerResult
+from dpojob_trainer import stopping
 from dpojob_trainer.exit_codes import exit_code
 
 
@@ -26,6 +27,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     check.add_argument(
         "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
     )
+    commands.add_parser("stop", help="let the run in this pod save and end (Kubernetes' preStop)")
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
     local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
     return parser.parse_args(argv)
@@ -34,6 +36,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the last line printed is the result, the exit code says whether it is a success."""
     args = arguments(argv)
+    if args.command == "stop":
+        return 0 if stopping.stop() else 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     result = run(args)
@@ -56,7 +60,8 @@ def run(args: argparse.Namespace) -> TrainerResult:
 
     if args.command == "check":
         return check(args.config)
-    return drive(args.config, args.metrics_port)
+    with stopping.announced(stopping.DRIVER):
+        return drive(args.config, args.metrics_port)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from dpojob_api.result import TrainerResult
 from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import stopping
 from dpojob_trainer.channel import Address, Payload, Sender
 
 log = logging.getLogger(__name__)
@@ -105,10 +106,11 @@ def run_host(task: HostTask) -> bool:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # Orbax tells every step of every save through absl.
     logging.getLogger("absl").setLevel(logging.WARNING)
-    sender = Sender(task.driver, task.rank)
-    outcome = outcome_of(task, sender)
-    sender.send(outcome)
-    sender.close()
+    with stopping.announced(stopping.HOST):
+        sender = Sender(task.driver, task.rank)
+        outcome = outcome_of(task, sender)
+        sender.send(outcome)
+        sender.close()
     return not isinstance(outcome, TrainerResult)
 
 

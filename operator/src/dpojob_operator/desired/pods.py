@@ -11,6 +11,9 @@ from dpojob_api.v1alpha1 import DPOJob, shape_of
 from dpojob_operator.desired import env, metadata, placement, storage
 
 UID = 1000
+# For a checkpoint of the running step; a spot reclaim cuts it short.
+GRACE_SECONDS = 120
+STOP = ["python", "-m", "dpojob_trainer", "stop"]
 HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 AGENT_PORT = 52365
@@ -88,7 +91,7 @@ def pod_spec(job: DPOJob, attempt: int) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": UID,
@@ -120,6 +123,8 @@ def ray_container(job: DPOJob, name: str, image: str, ready_port: int) -> dict[s
             "timeoutSeconds": 10,
             "failureThreshold": 200,
         },
+        # Ray would kill the run at once; the trainer saves first, in head and hosts alike.
+        "lifecycle": {"preStop": {"exec": {"command": STOP}}},
         # A container whose process ends is noticed without a probe; this one only takes the place of KubeRay's.
         "livenessProbe": {
             "exec": {"command": ["true"]},

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Arrays = dict[str, Any]
@@ -33,18 +34,30 @@ def advanced(optimizer: Any, step: int) -> Any:
     )
 
 
-def abstract(tree: Any, shardings: Any) -> Arrays:
-    """Return shapes, types and shardings of a pytree by the names of :func:`named`."""
-    places = named(shardings)
+def abstract(arrays: Arrays, places: Arrays) -> Arrays:
+    """Return shapes and types of arrays with the shardings of the same name."""
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in named(tree).items()
+        for name, leaf in arrays.items()
     }
 
 
 def like(leaf: Any, value: int) -> Any:
     """Return `value` with the type and the sharding of `leaf`."""
     return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
+
+
+def bit_sums(arrays: Arrays) -> jax.Array:
+    """Return for each array, by the order of their names, the sum of its elements' bits modulo 2**32: `[arrays]`, uint32.
+
+    Whole numbers add up to the same in any order, so the sums are the same on every mesh.
+    """
+    return jnp.stack([_bit_sum(arrays[name]) for name in sorted(arrays)])
+
+
+def _bit_sum(array: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def _name(path: Any) -> str:

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
@@ -15,13 +16,14 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.agreement import everyone, meet
-from dpojob_trainer.training.arrays import Arrays, abstract, advanced, like, named, unnamed
+from dpojob_trainer.training.arrays import Arrays, abstract, advanced, bit_sums, like, named, unnamed
 from dpojob_trainer.training.failures import last_line, lost_peer, out_of_memory
+from dpojob_trainer.training.program import Program
 from dpojob_trainer.training.retention import STEP_PREFIX, Metrics, manager_options
 
 log = logging.getLogger(__name__)
 
-PARAMETERS, OPTIMIZER = "parameters", "optimizer"
+PARAMETERS, OPTIMIZER, SUMS = "parameters", "optimizer", "sums"
 
 
 class Manager(ocp.CheckpointManager):  # type: ignore[misc]
@@ -47,6 +49,7 @@ class Checkpoints:
     def __init__(self, root: str, training: TrainingSpec) -> None:
         self.folder = f"{root}/{OUTPUT_CHECKPOINTS}"
         self._with_optimizer = training.save_optimizer_state
+        self._bit_sums = Program("bit-sums", jax.jit(bit_sums), lambda _: None)
         try:
             self._manager = Manager(self.folder, options=manager_options(training))
         except Exception as error:
@@ -67,13 +70,14 @@ class Checkpoints:
         Raises:
             TrainerError: CheckpointFailed, also for the background writing of an earlier one.
         """
-        items = {PARAMETERS: ocp.args.StandardSave(named(state.graphstate))}
-        if self._with_optimizer:
-            items[OPTIMIZER] = ocp.args.StandardSave(named(state.opt_state))
         try:
             self._manager.check_for_errors()
-            if step not in self._manager.all_steps():
-                self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            if step in self._manager.all_steps():
+                return
+            trees = self._trees(state)
+            items = {item: ocp.args.StandardSave(arrays) for item, arrays in trees.items()}
+            items[SUMS] = ocp.args.JsonSave(self._sums(trees))
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except Exception as error:
             raise _failed(error, step) from error
 
@@ -122,43 +126,55 @@ class Checkpoints:
         """Return the state of a checkpoint that every host could read, or None and why this one could not."""
         found, words = None, "another host could not read it"
         try:
-            found = self._restore(state, shardings, step)
+            found = self._read(state, shardings, step)
         except Exception as error:
             if out_of_memory(error) or lost_peer(error):
                 raise
             words = last_line(error)
-            log.warning("the checkpoint of step %d is damaged and is skipped: %s", step, words)
         meet(f"dpojob-restored-{step}")
-        return (found, "") if everyone(found is not None) else (None, words)
+        if everyone(found is not None):
+            if self._sums(found) == found[SUMS]:
+                return self._filled(state, found, step), ""
+            words = "its arrays are not those that were saved"
+        log.warning("the checkpoint of step %d is damaged and is skipped: %s", step, words)
+        return None, words
 
-    def _restore(self, state: Any, shardings: Any, step: int) -> Any:
-        wanted = {PARAMETERS: abstract(state.graphstate, shardings.graphstate)}
-        if self._with_optimizer:
-            wanted[OPTIMIZER] = abstract(state.opt_state, shardings.opt_state)
-        items = {name: ocp.args.StandardRestore(arrays) for name, arrays in wanted.items()}
+    def _read(self, state: Any, shardings: Any, step: int) -> Any:
+        """Return the items of a checkpoint as this host can read them, without waiting for others."""
+        wanted, places = self._trees(state), self._trees(shardings)
+        items = {item: ocp.args.StandardRestore(abstract(wanted[item], places[item])) for item in wanted}
         with _reader(tuple(items)) as reader:
-            found = reader.restore(
-                self._manager.directory / f"{STEP_PREFIX}_{step}", args=ocp.args.Composite(**items)
+            return reader.restore(
+                self._manager.directory / f"{STEP_PREFIX}_{step}",
+                args=ocp.args.Composite(**items, **{SUMS: ocp.args.JsonRestore()}),
             )
+
+    def _filled(self, state: Any, found: Any, step: int) -> Any:
+        """Return `state` with the arrays that were read."""
         parameters = unnamed(state.graphstate, found[PARAMETERS])
         if self._with_optimizer:
             optimizer = unnamed(state.opt_state, found[OPTIMIZER])
-            _require_counts(found[OPTIMIZER], step)
         else:
             optimizer = advanced(state.opt_state, step)
         return state.replace(graphstate=parameters, opt_state=optimizer, step=like(state.step, step))
+
+    def _trees(self, state: Any) -> dict[str, Arrays]:
+        """Return the arrays, or the shardings, of a state by item and name."""
+        trees = {PARAMETERS: named(state.graphstate)}
+        return trees | {OPTIMIZER: named(state.opt_state)} if self._with_optimizer else trees
+
+    def _sums(self, trees: Any) -> dict[str, list[int]]:
+        """Return what tells the same arrays from others; all hosts take part and get the same."""
+        arrays = {f"{item}/{name}": a for item in self._items() for name, a in trees[item].items()}
+        return {"uint32": np.asarray(self._bit_sums(arrays)).tolist()}
+
+    def _items(self) -> tuple[str, ...]:
+        return (PARAMETERS, OPTIMIZER) if self._with_optimizer else (PARAMETERS,)
 
     def _remove(self, steps: list[int]) -> None:
         for step in steps:
             log.warning("the damaged checkpoint of step %d is removed", step)
             self._manager.delete(step)
-
-
-def _require_counts(optimizer: Arrays, step: int) -> None:
-    """Raise ValueError unless the optimizer has done as many steps as the checkpoint says."""
-    for name, value in optimizer.items():
-        if name.endswith("count") and int(jax.device_get(value)) != step:
-            raise ValueError(f"{name} is {value} in the checkpoint of step {step}")
 
 
 def _reader(items: tuple[str, ...]) -> Any:
@@ -173,6 +189,7 @@ def _reader(items: tuple[str, ...]) -> Any:
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         **{name: ocp.StandardCheckpointHandler(multiprocessing_options=alone) for name in items},
+        **{SUMS: ocp.JsonCheckpointHandler(multiprocessing_options=alone)},
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
