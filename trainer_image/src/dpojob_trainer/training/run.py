@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,8 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
     watch = Stopwatch()
     if place.rank == 0:
         emit(Phase("loading"))
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
+    out.check_fence()
     compile_cache.enable(out.root, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
@@ -204,8 +205,20 @@ def build(
         if prepared.evaluation is None
         else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
         cadence=Cadence(recorder._total, training.eval_steps, training.checkpoint_steps),
-        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, recorder.phase),
+        hooks=Hooks(
+            recorder.stepped, recorder.evaluated, fenced(checkpoints.save, recorder._out), recorder.phase
+        ),
     )
+
+
+def fenced(save: Callable[[Any, int], None], out: store.OutputStore) -> Callable[[Any, int], None]:
+    """Return `save` for the newest attempt only; every process of another one raises Fenced."""
+
+    def checked(state: Any, step: int) -> None:
+        out.check_fence()
+        save(state, step)
+
+    return checked
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
@@ -267,10 +280,11 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
-        TrainerError: ExportFailed or OutputUnwritable.
+        TrainerError: ExportFailed, OutputUnwritable or Fenced.
     """
     if config.output.export_format is ExportFormat.NONE:
         return
+    out.check_fence()
     on_mount = not out.root.startswith("gs://")
     target = Path(out.root) / OUTPUT_MODEL if on_mount else place.workdir / "export"
     if place.rank == 0:
