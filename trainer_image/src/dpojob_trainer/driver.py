@@ -69,13 +69,15 @@ def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """Read the ConfigMap's file.
+    """Read the ConfigMap's file and name this start of the attempt.
 
     Raises:
         TrainerError: ConfigInvalid, with the field.
     """
     try:
-        return TrainerConfig.model_validate_json(path.read_text())
+        config = TrainerConfig.model_validate_json(path.read_text())
+        job = config.job.model_copy(update={"start": secrets.token_hex(8)})
+        return config.model_copy(update={"job": job})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -182,10 +184,10 @@ def conclude(
     """Check the result, write the summary, show it and wait until it was read once, `scrape_seconds` at most.
 
     Raises:
-        TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed or OutputUnwritable.
+        TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed, OutputUnwritable or Fenced.
     """
     first = reports[0]
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
     require_complete(config, reports, out)
     out.write_text(OUTPUT_SUMMARY, json.dumps(summary(config, reports), indent=2) + "\n")
     for step, numbers in sorted(first.evaluations.items()):

@@ -6,6 +6,7 @@ Ray is embedded, chips are virtual CPU devices, claims are folders; the configur
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,7 +78,11 @@ def on_machine(config: TrainerConfig, hosts: int) -> TrainerConfig:
     plan = config.plan.model_copy(update={"hosts": hosts, "chips_per_host": config.plan.chips // hosts})
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()
     job = config.job.model_copy(
-        update={"uid": f"local-{digest[:16]}", "attempt": last_attempt(config.output.uri) + 1}
+        update={
+            "uid": f"local-{digest[:16]}",
+            "attempt": last_attempt(config.output.uri) + 1,
+            "start": secrets.token_hex(8),
+        }
     )
     return config.model_copy(update={"plan": plan, "platform": Platform.CPU, "job": job})
 

@@ -15,11 +15,12 @@ def check(config: TrainerConfig, workdir: Path) -> data.DataReport:
     """Check what needs no chip; the first problem ends the run. Return the report on the pairs.
 
     Raises:
-        TrainerError: OutputUnwritable, OutputInUse, or any reason of model and data.
+        TrainerError: OutputUnwritable, OutputInUse, Fenced, or any reason of model and data.
     """
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
     out.check_writable()
     out.claim(config.job.uid, config.job.name)
+    out.take_over()
     workdir.mkdir(parents=True, exist_ok=True)
     model = sources.fetch_model(config.model, workdir)
     prepared = data.prepare(config, model, workdir)

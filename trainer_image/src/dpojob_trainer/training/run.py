@@ -130,7 +130,8 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     watch = Stopwatch()
     if place.rank == 0:
         emit(Phase("loading"))
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
+    out.check_fence()
     compile_cache.enable(out.root, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
@@ -183,6 +184,7 @@ class Leaving:
         """
         if not self._preemption.agreed():
             return
+        self._out.check_fence()
         self._checkpoints.save(state, step)
         self._checkpoints.wait()
         self._out.flush()
@@ -232,6 +234,7 @@ def build(
     arguments.padding_value = pad_id
 
     def save(state: Any, step: int, evaluation: Numbers | None) -> None:
+        recorder._out.check_fence()
         checkpoints.save(state, step, evaluation)
         recorder.saved(step)
 
@@ -306,10 +309,11 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
-        TrainerError: ExportFailed or OutputUnwritable.
+        TrainerError: ExportFailed, OutputUnwritable or Fenced.
     """
     if config.output.export_format is ExportFormat.NONE:
         return
+    out.check_fence()
     on_mount = not out.root.startswith("gs://")
     target = Path(out.root) / OUTPUT_MODEL if on_mount else place.workdir / "export"
     if place.rank == 0:
