@@ -163,6 +163,11 @@ class TestRefused:
         assert code == 2 and "--pvc input: the job's claims are inputs, outputs" in err
         assert "write CLAIM=FOLDER" in refused(store, job(), "--pvc", "inputs")[1]
 
+    def test_output_that_cannot_be_made(self, store: Path) -> None:
+        (store / "file").touch()
+        code, err = refused(store, job(), "--pvc", f"outputs={store}/file/out")
+        assert code == 2 and "cannot be made: Not a directory" in err
+
     def test_chips_that_do_not_divide(self, store: Path) -> None:
         code, err = refused(store, job(), "--hosts", "3")
         assert code == 2 and "--hosts 3: v4-8 has 4 chips" in err

@@ -89,9 +89,14 @@ def on_machine(config: TrainerConfig, hosts: int) -> TrainerConfig:
 
 def last_attempt(uri: str) -> int:
     """Return the number of the attempt that last wrote metrics to an output folder; 0 if none has."""
-    with suppress(FileNotFoundError):
+    try:
         lines = store.open_store(uri).read_text(OUTPUT_METRICS).splitlines()
-        return int(json.loads(lines[-1])["attempt"])
+    except FileNotFoundError:
+        return 0
+    for line in reversed(lines):
+        # A run that was killed may have left half a line.
+        with suppress(ValueError, KeyError):
+            return int(json.loads(line)["attempt"])
     return 0
 
 

@@ -26,10 +26,24 @@ def folders(config: TrainerConfig, store: Path, given: list[str]) -> dict[str, P
         raise ManifestError([f"--pvc {unknown[0]}: the job's claims are {known}."])
     found = {claim: named.get(claim, store / claim).resolve() for claim in sorted(claims)}
     if output is not None:
-        found[output].mkdir(parents=True, exist_ok=True)
+        make(found[output])
     if missing := list(missing_inputs(config, found)):
         raise ManifestError(missing)
     return found
+
+
+def make(folder: Path) -> None:
+    """Make the output's folder.
+
+    Raises:
+        ManifestError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManifestError(
+            [f"{folder} cannot be made: {error.strerror}. Name another with --store or --pvc."]
+        ) from error
 
 
 def pair(option: str) -> tuple[str, Path]:

@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +23,7 @@ from dpojob_trainer.exit_codes import ExitCode, exit_code
 from dpojob_trainer.progress import Emit
 
 INTERRUPTED = "Interrupted"
+NOT_INSTALLED = "NotInstalled"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def watched(
 
 def attempt(config: TrainerConfig, folders: dict[str, Path], options: Options, tell: Emit) -> End:
     """Run once; the driver is imported only now, because a wrong manifest is told at once."""
+    if find_spec("easydel") is None:
+        message = "dpojob run needs Ray and EasyDeL: pip install '.[trainer]' in the project's folder."
+        return End(ExitCode.USAGE, NOT_INSTALLED, message)
     from dpojob_trainer import machine
 
     chosen = machine.Machine(folders, options.hosts, options.verbose, options.metrics_port)
