@@ -210,18 +210,25 @@ class Comparison:
 
 
 def torture(
-    claim: Claim, whole: str, output: str, hosts: int, kills: int, seed: int, log: Path, total: int
+    claim: Claim,
+    whole: str,
+    output: str,
+    hosts: int,
+    kills: int,
+    seed: int,
+    log: Path,
+    total: int,
+    spawn: Spawn,
 ) -> Comparison:
     """Kill and restart a job `kills` times at random moments, let it finish, and compare it with the output `whole`."""
     found = Comparison()
+    checkpoints = claim.path / output / OUTPUT_CHECKPOINTS
     for attempt in range(1, kills + 1):
         config = job(claim, output, hosts, attempt, maxSteps=total)
-        kill = kill_once(
-            config, claim.path / output / OUTPUT_CHECKPOINTS, random.Random(f"{seed}/{attempt}"), log
-        )
+        kill = kill_once(config, checkpoints, random.Random(f"{seed}/{attempt}"), log, spawn)
         assert kill is not None, f"the run ended before kill {attempt}"
         found.kills.append(kill)
-    finish(job(claim, output, hosts, kills + 1, maxSteps=total), log)
+    finish(job(claim, output, hosts, kills + 1, maxSteps=total), log, spawn)
     compare(claim, whole, output, found)
     return found
 

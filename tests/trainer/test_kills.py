@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.trainer.jobs import Claim
-from tests.trainer.kills import Comparison, Hosts, compare, finish, job, torture
+from tests.trainer.kills import Comparison, Hosts, Spawn, compare, finish, job, torture
+from tests.trainer.warm import Warm
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
@@ -31,9 +32,18 @@ def hosts(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(claim: Claim, hosts: int, tmp_path_factory: pytest.TempPathFactory) -> str:
+def spawn(claim: Claim) -> Iterator[Spawn]:
+    """Forks hosts from a process that has imported EasyDeL."""
+    with Warm(job(claim, "any", 1)) as warm:
+        yield warm
+
+
+@pytest.fixture(scope="module")
+def whole(claim: Claim, hosts: int, spawn: Spawn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the uninterrupted run's output."""
-    finish(job(claim, f"whole-{hosts}", hosts, maxSteps=TOTAL), tmp_path_factory.mktemp("whole") / "log")
+    finish(
+        job(claim, f"whole-{hosts}", hosts, maxSteps=TOTAL), tmp_path_factory.mktemp("whole") / "log", spawn
+    )
     return f"whole-{hosts}"
 
 
@@ -41,12 +51,12 @@ Start = Callable[[TrainerConfig], Hosts]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, spawn: Spawn) -> Iterator[Start]:
     """Start hosts that do not outlive the test."""
     started: list[Hosts] = []
 
     def start(config: TrainerConfig) -> Hosts:
-        started.append(Hosts(config, tmp_path / "log"))
+        started.append(Hosts(config, tmp_path / "log", spawn))
         return started[-1]
 
     yield start
@@ -55,10 +65,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_killed_at_any_moment_it_repeats_the_uninterrupted_run(
-    claim: Claim, hosts: int, whole: str, tmp_path: Path
+    claim: Claim, hosts: int, whole: str, tmp_path: Path, spawn: Spawn
 ) -> None:
     kills = {1: 4, 2: 2}[hosts]
-    found = torture(claim, whole, f"killed-{hosts}", hosts, kills, SEED, tmp_path / "log", TOTAL)
+    found = torture(claim, whole, f"killed-{hosts}", hosts, kills, SEED, tmp_path / "log", TOTAL, spawn)
     assert len(found.kills) == kills
     assert found.max_deviation == 0.0
 

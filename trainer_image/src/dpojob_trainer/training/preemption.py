@@ -7,6 +7,8 @@ a notice while a resumed run is loading is never acted on.
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -22,7 +24,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._told = False
-        self._trains = False
+        self._only_noted = False
         self._before: Any = None
 
     def __enter__(self) -> "Preemption":
@@ -38,20 +40,40 @@ class Preemption:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Let nothing be interrupted that would take the interruption for a failure of its own.
+
+        Raises:
+            TrainerError: Preempted, at the end.
+        """
+        self._only_noted = True
+        yield
+        self._only_noted = False
+        self.leave_if_told()
+
     def wait_for_steps(self) -> None:
         """From now on a signal is only noted, for :meth:`agreed`."""
-        self._trains = True
+        self._only_noted = True
 
     def agreed(self) -> bool:
         """Return on all hosts alike whether one of them was told to stop; all must ask between the same two steps."""
         return anyone(self._told)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
-        if not self._trains:
+    def leave_if_told(self) -> None:
+        """End this host, and with it the run, if it was told to stop while it loads.
+
+        Raises:
+            TrainerError: Preempted.
+        """
+        if self._told and not self._only_noted:
             raise TrainerError(
                 TrainerReason.PREEMPTED,
                 "a host was told to stop (SIGTERM) before it began to train; the next attempt on the same output "
                 "starts where this one would have",
             )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+        self.leave_if_told()
         log.warning("told to stop (SIGTERM); a checkpoint follows this step")

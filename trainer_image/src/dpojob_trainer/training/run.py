@@ -123,7 +123,12 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         Exception: anything else, for `failures.explain`.
     """
     with Preemption() as preemption:
-        return _run(config, place, emit, preemption)
+        try:
+            return _run(config, place, emit, preemption)
+        except Exception:
+            # The signal may have broken off something that reports it as a failure of its own.
+            preemption.leave_if_told()
+            raise
 
 
 def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption) -> HostReport:
@@ -140,13 +145,15 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     with open_tracker(config, place.rank) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
-        checkpoints = Checkpoints(out.root, config.training)
+        with preemption.postponed():
+            checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
             leaves = Leaving(preemption, checkpoints, out)
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
-            resumed = resume(trainer, checkpoints)
-        recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
+            with preemption.postponed():
+                resumed = resume(trainer, checkpoints)
         preemption.wait_for_steps()
+        recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
             state = trainer.train().state
             done = require_done(state, total)
