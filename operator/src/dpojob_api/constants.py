@@ -28,6 +28,9 @@ CONFIG_DIR: Final = "/etc/dpojob"
 CONFIG_PATH: Final = f"{CONFIG_DIR}/{CONFIG_KEY}"
 PVC_MOUNT_ROOT: Final = "/mnt/dpojob"
 
+# The operator names the trainer's image in it, for the model's lineage.
+IMAGE_VARIABLE: Final = "DPOJOB_IMAGE"
+
 METRICS_PORT: Final = 8090
 METRICS_PATH: Final = "/metrics"
 
@@ -39,4 +42,6 @@ OUTPUT_CHECKPOINTS: Final = "checkpoints"
 OUTPUT_MODEL: Final = "model"
 OUTPUT_METRICS: Final = "metrics.jsonl"
 OUTPUT_SUMMARY: Final = "summary.json"
+OUTPUT_REPORT: Final = "report.html"
+OUTPUT_TENSORBOARD: Final = "tensorboard"
 OUTPUT_COMPILE_CACHE: Final = "compile-cache"
