@@ -46,7 +46,7 @@ class Claim:
             "training": TRAINING,
             "precision": {"params": "float32", "compute": "float32"},
             "accelerator": {"type": "v4-8"},
-            "output": {"uri": f"pvc://{self.name}/{output}"},
+            "output": {"uri": f"pvc://{self.name}/{output}", "sampleCompletions": 0},
             "runtime": {"platform": "cpu"},
             "gradientCheckpointing": "none",
         }

@@ -154,7 +154,7 @@ def test_it_holds_the_counts_against_the_gate(page: Page) -> None:
 def test_it_shows_completions_and_how_their_length_changed(page: Page) -> None:
     assert "Before 40 tokens, cut there long and After 30 tokens short" in page.text
     assert (
-        "Length before 40.0 tokens on average Length after 20.0 tokens on average Length change -50 %"
+        "Length before 40.0 tokens on average Length after 20.0 tokens on average Length change −50 %"
         in page.text
     )
 

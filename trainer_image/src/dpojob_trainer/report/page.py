@@ -121,7 +121,7 @@ def verdict(history: History) -> str:
     low, high = wilson(accuracy, pairs)
     return (
         f"On {pairs:,} held-out pairs the tuned model prefers the chosen completion in {words.percent(accuracy)} of cases "
-        f"(95 % interval {100 * low:.0f}–{100 * high:.0f} %), by a mean reward margin of {words.number(margin)}."
+        f"(95{words.NBSP}% interval {100 * low:.0f}–{100 * high:.0f}{words.NBSP}%), by a mean reward margin of {words.number(margin)}."
     )
 
 
@@ -283,7 +283,9 @@ def drift(samples: Json | None) -> list[Fact]:
         Fact("before", f"{before:.1f}", "tokens on average"),
         Fact("after", f"{after:.1f}", "tokens on average"),
         Fact(
-            "change", f"{100 * (after / before - 1):+.0f} %" if before else "–", f"over {len(found)} prompts"
+            "change",
+            f"{words.signed(round(100 * (after / before - 1)))}{words.NBSP}%" if before else "–",
+            f"over {len(found)} prompts",
         ),
     ]
 
@@ -318,8 +320,8 @@ def lineage(found: Json) -> list[Fact]:
         ("modelRevision", "– revision"),
         ("dataset", "Data set"),
         ("datasetRevision", "– revision"),
-        ("pairsSha256", "Token ids (SHA-256)"),
-        ("chatTemplateSha256", "Chat template (SHA-256)"),
+        ("pairsSha256", "Pairs, SHA-256"),
+        ("chatTemplateSha256", "Chat template, SHA-256"),
         ("image", "Trainer image"),
     )
     return [Fact(label, str(found[name])) for name, label in labels if found.get(name)]

@@ -3,6 +3,7 @@
 import math
 import re
 
+NBSP = "\u00a0"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -26,7 +27,7 @@ def signed(value: float) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in percent."""
-    return "–" if value is None else f"{100 * value:.3g} %"
+    return "–" if value is None else f"{100 * value:.3g}{NBSP}%"
 
 
 def duration(seconds: float | None) -> str:
@@ -34,12 +35,12 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 60:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.3g}{NBSP}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes}{NBSP}min {rest}{NBSP}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+    return f"{hours}{NBSP}h {minutes}{NBSP}min"
 
 
 def printable(text: str) -> str:
