@@ -85,7 +85,7 @@ def test_slice_is_released_once_the_job_is_complete(namespace: Namespace) -> Non
 def test_loss_that_is_not_finite_ends_failed_with_the_reason(namespace: Namespace) -> None:
     namespace.apply(job("broken", model={"uri": "pvc://dpo-inputs/broken-model"}))
     status = namespace.wait("broken", "Failed", lambda s: is_true(s, "Failed"), RUN_SECONDS)
-    assert reason(status, "Failed") == "LossNotFinite"
+    assert reason(status, "Failed") == "NonFiniteLoss"
     message = (condition(status, "Failed") or {})["message"]
     assert "Traceback" not in message
     assert not (namespace.outputs / "broken" / "model").exists()

@@ -130,13 +130,13 @@ def test_large_logits_are_formed_in_chunks() -> None:
     [
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"),
-            "OutOfMemory",
+            "HBMExhausted",
             "gradientCheckpointing",
         ),
-        (MemoryError(), "OutOfMemory", "accelerator.type"),
+        (MemoryError(), "HBMExhausted", "accelerator.type"),
         (RuntimeError("Gloo all-reduce: Connection closed by peer"), "HostLost", "another host"),
-        (TypeError("bad\nTraceback"), "TrainingFailed", "TypeError: bad"),
-        (KeyError(), "TrainingFailed", "KeyError"),
+        (TypeError("bad\nTraceback"), "Internal", "TypeError: bad"),
+        (KeyError(), "Internal", "KeyError"),
     ],
 )
 def test_an_exception_gets_its_reason(claim: Claim, error: Exception, reason: str, words: str) -> None:

@@ -76,11 +76,11 @@ def test_reports_are_collected_by_rank_and_events_are_shown(receiver: Receiver) 
 
 
 def test_a_hosts_failure_ends_the_run_with_its_reason(receiver: Receiver) -> None:
-    tell(receiver.address, 1, TrainerResult(reason=TrainerReason.OUT_OF_MEMORY, message="too big", step=4))
+    tell(receiver.address, 1, TrainerResult(reason=TrainerReason.HBM_EXHAUSTED, message="too big", step=4))
     with pytest.raises(TrainerError) as caught:
         driver.supervise(FakeGang(), 2, receiver, Board())
     assert (caught.value.reason, caught.value.message, caught.value.step) == (
-        TrainerReason.OUT_OF_MEMORY, "too big", 4,
+        TrainerReason.HBM_EXHAUSTED, "too big", 4,
     )  # fmt: skip
 
 
@@ -160,8 +160,8 @@ def test_a_complete_run_is_a_success_with_a_summary(claim: Claim) -> None:
     ("name", "reports", "reason"),
     [
         ("early", lambda: [report(0), report(1, step=11)], TrainerReason.STOPPED_EARLY),
-        ("infinite", lambda: [report(0, loss=math.inf)], TrainerReason.LOSS_NOT_FINITE),
-        ("nan", lambda: [report(0), report(1, loss=math.nan)], TrainerReason.LOSS_NOT_FINITE),
+        ("infinite", lambda: [report(0, loss=math.inf)], TrainerReason.NON_FINITE_LOSS),
+        ("nan", lambda: [report(0), report(1, loss=math.nan)], TrainerReason.NON_FINITE_LOSS),
     ],
 )
 def test_an_incomplete_run_is_no_success(

@@ -90,4 +90,4 @@ def test_a_bucket_that_refuses_does_not_hide_why_the_run_failed(
 def test_a_run_whose_last_lines_cannot_be_written_fails(training: Any, gcs: Gcs, lines: GcsStore) -> None:
     with pytest.raises(TrainerError) as caught, training.flushed(held_back(lines)):
         gcs.denied.add("out")
-    assert caught.value.reason is TrainerReason.OUTPUT_NOT_WRITABLE
+    assert caught.value.reason is TrainerReason.OUTPUT_UNWRITABLE

@@ -146,7 +146,7 @@ class TestHubModel:
     def test_gated_without_token(self, hub: Hub, tmp_path: Path) -> None:
         hub.models[NAME] = Repo({"main": MODEL}, gated=True)
         error = refusal(tmp_path)
-        assert error.reason == TrainerReason.ACCESS_DENIED
+        assert error.reason == TrainerReason.CREDENTIALS_MISSING
         assert "is gated" in error.message and "spec.credentials.huggingFace" in error.message
 
     def test_gated_with_token_that_was_not_granted(
@@ -155,7 +155,7 @@ class TestHubModel:
         hub.models[NAME] = Repo({"main": MODEL}, gated=True)
         monkeypatch.setenv("HF_TOKEN", OTHER_TOKEN)
         error = refusal(tmp_path)
-        assert error.reason == TrainerReason.ACCESS_DENIED
+        assert error.reason == TrainerReason.CREDENTIALS_MISSING
         assert "has not been granted access" in error.message and OTHER_TOKEN not in error.message
 
     def test_gated_with_granted_token(
@@ -170,7 +170,7 @@ class TestHubModel:
         hub.models[NAME] = Repo({"main": MODEL})
         monkeypatch.setenv("HF_TOKEN", "hf_revoked")
         error = refusal(tmp_path)
-        assert error.reason == TrainerReason.ACCESS_DENIED
+        assert error.reason == TrainerReason.CREDENTIALS_MISSING
         assert "valid token" in error.message and "hf_revoked" not in error.message
 
     @pytest.mark.parametrize("path", ["GET /api/models/org/thing/?", "GET /org/thing/resolve/.*safetensors"])
@@ -259,7 +259,7 @@ class TestHubDataset:
 
     def test_gated(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         hub.datasets[NAME] = Repo({"main": {"train.jsonl": JSONL}}, gated=True)
-        assert self.refusal(tmp_path).reason == TrainerReason.ACCESS_DENIED
+        assert self.refusal(tmp_path).reason == TrainerReason.CREDENTIALS_MISSING
         monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
         assert rows(tmp_path) == PAIRS
 
@@ -370,7 +370,7 @@ class TestGcs:
     def test_no_access(self, gcs: Gcs, tmp_path: Path) -> None:
         gcs.denied.add("models")
         error = refusal(tmp_path, uri="gs://models/qwen")
-        assert error.reason == TrainerReason.ACCESS_DENIED
+        assert error.reason == TrainerReason.CREDENTIALS_MISSING
         assert "roles/storage.objectViewer" in error.message and "no access to models" in error.message
 
 

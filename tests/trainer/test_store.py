@@ -113,7 +113,7 @@ class TestLocal:
 
     def test_claim_that_is_not_mounted(self, volume: Path) -> None:
         error = refusal(open_store("pvc://absent/x").check_writable)
-        assert error.reason == TrainerReason.OUTPUT_NOT_WRITABLE and "not mounted" in error.message
+        assert error.reason == TrainerReason.OUTPUT_UNWRITABLE and "not mounted" in error.message
         assert not (volume.parent / "absent").exists()
 
     @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ class TestLocal:
         store = open_store("pvc://out/x")
         monkeypatch.setattr(Path, "mkdir", refuse)
         for error in (refusal(store.check_writable), refusal(store.write_text, "a", "b")):
-            assert error.reason == TrainerReason.OUTPUT_NOT_WRITABLE and words in error.message
+            assert error.reason == TrainerReason.OUTPUT_UNWRITABLE and words in error.message
 
     def test_file_where_the_folder_should_be(self, volume: Path) -> None:
         (volume / "x").write_text("")
-        assert refusal(open_store("pvc://out/x").check_writable).reason == TrainerReason.OUTPUT_NOT_WRITABLE
+        assert refusal(open_store("pvc://out/x").check_writable).reason == TrainerReason.OUTPUT_UNWRITABLE
 
     def test_nothing_is_left_behind(self, volume: Path, tmp_path: Path) -> None:
         store = open_store("pvc://out/x")
@@ -147,8 +147,7 @@ class TestLocal:
         store = open_store("pvc://out/x")
         store.upload_dir(tree(tmp_path / "first", "f"), "model")
         assert (
-            refusal(store.upload_dir, tmp_path / "absent", "model").reason
-            == TrainerReason.OUTPUT_NOT_WRITABLE
+            refusal(store.upload_dir, tmp_path / "absent", "model").reason == TrainerReason.OUTPUT_UNWRITABLE
         )
         assert store.list() == ["model"] and store.read_text("model/f") == "first/f"
 
@@ -170,13 +169,13 @@ class TestGcs:
 
     def test_missing_bucket(self, gcs: Gcs) -> None:
         error = refusal(open_store("gs://absent/x").check_writable)
-        assert error.reason == TrainerReason.OUTPUT_NOT_WRITABLE
+        assert error.reason == TrainerReason.OUTPUT_UNWRITABLE
         assert "bucket does not exist" in error.message and "Create the bucket" in error.message
 
     def test_no_access(self, gcs: Gcs) -> None:
         gcs.denied.add("out")
         error = refusal(open_store("gs://out/x").check_writable)
-        assert error.reason == TrainerReason.OUTPUT_NOT_WRITABLE
+        assert error.reason == TrainerReason.OUTPUT_UNWRITABLE
         assert "no access to out" in error.message and "roles/storage.objectAdmin" in error.message
 
     def test_probe_is_deleted(self, gcs: Gcs) -> None:
@@ -187,7 +186,7 @@ class TestGcs:
         monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
         error = refusal(open_store("gs://out/x").check_writable)
-        assert error.reason == TrainerReason.OUTPUT_NOT_WRITABLE and "Workload Identity" in error.message
+        assert error.reason == TrainerReason.OUTPUT_UNWRITABLE and "Workload Identity" in error.message
 
     def test_lines_are_rewritten_now_and_then(self, gcs: Gcs, monkeypatch: pytest.MonkeyPatch) -> None:
         now = [1000.0]

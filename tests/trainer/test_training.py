@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(train: Train, claim: Claim) -> N
     save_file(parameters, poisoned / "model.safetensors")
     with pytest.raises(TrainerError) as caught:
         train(claim.config("nan", model={"uri": f"pvc://{claim.name}/poisoned"}, **EIGHT_CHIPS))
-    assert caught.value.reason is TrainerReason.LOSS_NOT_FINITE
+    assert caught.value.reason is TrainerReason.NON_FINITE_LOSS
     assert not (claim.path / "nan" / OUTPUT_MODEL).exists()
 
 

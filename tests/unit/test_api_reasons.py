@@ -13,7 +13,7 @@ WORDS: list[Documented] = [*ConditionType, *OperatorReason, *TrainerReason]
 
 @pytest.mark.parametrize("word", WORDS, ids=str)
 def test_word_is_documented(word: Documented) -> None:
-    assert re.fullmatch(r"([A-Z][a-z]+|RayJob|KubeRay)+", word.value)
+    assert re.fullmatch(r"([A-Z][a-z]+|RayJob|KubeRay|HBM)+", word.value)
     assert re.fullmatch(r"[A-Za-z].+\.", word.doc)
     assert f"| `{word.value}` |" in REFERENCE
 

@@ -7,7 +7,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 
 FAILED = TrainerResult(
-    reason=TrainerReason.LOSS_NOT_FINITE,
+    reason=TrainerReason.NON_FINITE_LOSS,
     message='loss is NaN at step 3; lower "learningRate"\nor warm up',
     step=3,
 )

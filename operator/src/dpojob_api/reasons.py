@@ -127,18 +127,22 @@ class TrainerReason(Documented):
     DATASET_EMPTY = "DatasetEmpty", "No usable pair is left."
     DATASET_TOO_SMALL = "DatasetTooSmall", "There are fewer pairs than one global batch."
     NO_CHAT_TEMPLATE = "NoChatTemplate", "The data is conversational and the tokenizer has no chat template."
-    ACCESS_DENIED = (
-        "AccessDenied",
+    CREDENTIALS_MISSING = (
+        "CredentialsMissing",
         "The repository or bucket is not public, and the token or service account is missing or has no access.",
     )
     RATE_LIMITED = "RateLimited", "The Hub refused with 429 after all retries."
     DOWNLOAD_FAILED = "DownloadFailed", "A download broke off after all retries."
-    OUTPUT_NOT_WRITABLE = "OutputNotWritable", "output.uri cannot be written."
+    OUTPUT_UNWRITABLE = "OutputUnwritable", "output.uri cannot be written."
+    FENCED = (
+        "Fenced",
+        "A newer attempt of the job has taken over output.uri, so this one may not write any more; nothing is lost.",
+    )
     OUTPUT_IN_USE = "OutputInUse", "output.uri holds another job's results."
     SLICE_NOT_READY = "SliceNotReady", "Ray did not see all hosts of the slice in time."
     HOST_LOST = "HostLost", "A host's process died or left; with one host gone the slice cannot go on."
-    OUT_OF_MEMORY = "OutOfMemory", "The model does not fit into device or host memory."
-    LOSS_NOT_FINITE = "LossNotFinite", "The loss became NaN or infinite."
+    HBM_EXHAUSTED = "HBMExhausted", "The model does not fit into the memory of a device or of a host."
+    NON_FINITE_LOSS = "NonFiniteLoss", "The loss became NaN or infinite."
     REFERENCE_MISMATCH = (
         "ReferenceMismatch",
         "The loss of step 1 is not the one of a policy that equals its reference, so the two differ in weights or in "
@@ -149,7 +153,7 @@ class TrainerReason(Documented):
     CHECKPOINT_FAILED = "CheckpointFailed", "A checkpoint could not be written."
     EXPORT_FAILED = "ExportFailed", "The tuned model could not be written."
     TRACKING_FAILED = "TrackingFailed", "Weights & Biases could not be reached or refused the key."
-    TRAINING_FAILED = (
-        "TrainingFailed",
+    INTERNAL = (
+        "Internal",
         "Training ended with an error of another kind; the message has its last line.",
     )

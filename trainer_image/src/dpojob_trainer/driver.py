@@ -52,7 +52,7 @@ def drive(path: Path, port: int = METRICS_PORT) -> TrainerResult:
         log.error("%s", traceback.format_exc())
         words = str(error).strip().splitlines()
         detail = f"{type(error).__name__}: {words[0] if words else 'no message'}"
-        return TrainerResult(reason=TrainerReason.TRAINING_FAILED, message=detail)
+        return TrainerResult(reason=TrainerReason.INTERNAL, message=detail)
 
 
 def read_config(path: Path) -> TrainerConfig:
@@ -157,7 +157,7 @@ def conclude(
     """Check the result, write the summary, show it and wait until it was read once, `scrape_seconds` at most.
 
     Raises:
-        TrainerError: StoppedEarly, LossNotFinite, ExportFailed or OutputNotWritable.
+        TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed or OutputUnwritable.
     """
     first = reports[0]
     out = store.open_store(config.output.uri)
@@ -188,7 +188,7 @@ def require_complete(config: TrainerConfig, reports: list[HostReport], out: stor
             )
         if report.last is not None and not math.isfinite(report.last["loss"]):
             raise TrainerError(
-                TrainerReason.LOSS_NOT_FINITE, f"the last loss is {report.last['loss']}", report.step
+                TrainerReason.NON_FINITE_LOSS, f"the last loss is {report.last['loss']}", report.step
             )
     if config.output.export_format is not ExportFormat.NONE and not out.exists(f"{OUTPUT_MODEL}/config.json"):
         raise TrainerError(

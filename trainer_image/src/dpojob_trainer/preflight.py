@@ -13,7 +13,7 @@ def check(config: TrainerConfig, workdir: Path) -> None:
     """Check what needs no chip; the first problem ends the run.
 
     Raises:
-        TrainerError: OutputNotWritable, OutputInUse, or any reason of model and data.
+        TrainerError: OutputUnwritable, OutputInUse, or any reason of model and data.
     """
     out = store.open_store(config.output.uri)
     out.check_writable()

@@ -23,7 +23,7 @@ UNREACHED = frozenset(
     {
         TrainerReason.MODEL_NOT_FOUND,
         TrainerReason.DATASET_NOT_FOUND,
-        TrainerReason.ACCESS_DENIED,
+        TrainerReason.CREDENTIALS_MISSING,
         TrainerReason.RATE_LIMITED,
         TrainerReason.DOWNLOAD_FAILED,
     }

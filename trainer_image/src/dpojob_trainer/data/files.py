@@ -28,7 +28,8 @@ def load_split(spec: DatasetSpec, split: str, workdir: Path, data_path: Path | N
         data_path: a local file or folder to read instead.
 
     Raises:
-        TrainerError: DatasetNotFound, DatasetInvalid, DatasetEmpty, AccessDenied, RateLimited or DownloadFailed.
+        TrainerError: DatasetNotFound, DatasetInvalid, DatasetEmpty, CredentialsMissing, RateLimited or
+            DownloadFailed.
     """
     if data_path is not None:
         return read_files(str(data_path), files_of_split(str(data_path), data_path, split), workdir)

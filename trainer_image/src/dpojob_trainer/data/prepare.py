@@ -87,7 +87,8 @@ def examine(
 
     Raises:
         TrainerError: DatasetNotFound, DatasetInvalid, ColumnNotFound, DatasetEmpty (no rows), NoChatTemplate, ModelNotFound
-            (no usable tokenizer), ModelUnsupported (ids beyond the embedding), AccessDenied, RateLimited or DownloadFailed.
+            (no usable tokenizer), ModelUnsupported (ids beyond the embedding), CredentialsMissing, RateLimited or
+            DownloadFailed.
     """
     disable_progress_bars()
     tokenizer = load_tokenizer(model_dir)

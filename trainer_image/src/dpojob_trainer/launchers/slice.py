@@ -127,7 +127,7 @@ class SliceGang:
                 ray.get(reference)
             except OutOfMemoryError:
                 raise TrainerError(
-                    TrainerReason.OUT_OF_MEMORY,
+                    TrainerReason.HBM_EXHAUSTED,
                     f"{self._names[reference]} ran out of host memory: raise runtime.host.resources.limits.memory",
                 ) from None
             except RayActorError:

@@ -21,7 +21,7 @@ def fetch_model(spec: ModelSpec, workdir: Path) -> Path:
     HF_ENDPOINT come from the environment. The layout is checked before weights are downloaded.
 
     Raises:
-        TrainerError: ModelNotFound, AccessDenied, RateLimited or DownloadFailed.
+        TrainerError: ModelNotFound, CredentialsMissing, RateLimited or DownloadFailed.
     """
     return fetch_files(spec, workdir, MODEL_FILES)
 
@@ -30,7 +30,7 @@ def fetch_tokenizer(spec: ModelSpec, workdir: Path) -> Path:
     """Return a local folder with the base model's config and tokenizer; the layout is checked, weights stay where they are.
 
     Raises:
-        TrainerError: ModelNotFound, AccessDenied, RateLimited or DownloadFailed.
+        TrainerError: ModelNotFound, CredentialsMissing, RateLimited or DownloadFailed.
     """
     return fetch_files(spec, workdir / "tokenizer", TOKENIZER_FILES)
 
@@ -66,7 +66,7 @@ def fetch_dataset_files(spec: DatasetSpec, workdir: Path) -> Path:
     """Return the local file or folder behind a ``pvc://`` or ``gs://`` data set.
 
     Raises:
-        TrainerError: DatasetNotFound, AccessDenied, RateLimited or DownloadFailed.
+        TrainerError: DatasetNotFound, CredentialsMissing, RateLimited or DownloadFailed.
         ValueError: an ``hf://`` data set, which ``hub.load_split`` reads.
     """
     uri = parse_uri(spec.uri)

@@ -124,7 +124,7 @@ def explain(error: Exception, uri: str, not_found: TrainerReason) -> TrainerErro
         return TrainerError(not_found, f"{uri} does not exist: {words}. Correct the bucket or the path.")
     if is_denied(error):
         fix = f"{IDENTITY_FIX} roles/storage.objectViewer on the bucket."
-        return TrainerError(TrainerReason.ACCESS_DENIED, f"{uri} may not be read: {words}. {fix}")
+        return TrainerError(TrainerReason.CREDENTIALS_MISSING, f"{uri} may not be read: {words}. {fix}")
     if is_rate_limited(error):
         return TrainerError(
             TrainerReason.RATE_LIMITED, f"GCS refused {uri} with 429: {words}. Try again later."

@@ -154,7 +154,7 @@ def explain_access(chain: list[BaseException], name: str) -> TrainerError | None
         message = f"the access token may not read hf://{name}. Give it read permission for this repository."
     else:
         return None
-    return TrainerError(TrainerReason.ACCESS_DENIED, message)
+    return TrainerError(TrainerReason.CREDENTIALS_MISSING, message)
 
 
 def gated_fix(name: str) -> str:

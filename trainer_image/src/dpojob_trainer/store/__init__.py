@@ -23,7 +23,7 @@ class OutputStore(Protocol):
         """Write and delete a small file.
 
         Raises:
-            TrainerError: OutputNotWritable, with the system's words and the fix.
+            TrainerError: OutputUnwritable, with the system's words and the fix.
         """
         ...
 
@@ -31,7 +31,7 @@ class OutputStore(Protocol):
         """Mark the folder as this job's with ``.dpojob.json``; the same uid may claim it again (another attempt).
 
         Raises:
-            TrainerError: OutputInUse if it is another job's, naming that job; OutputNotWritable.
+            TrainerError: OutputInUse if it is another job's, naming that job; OutputUnwritable.
         """
         ...
 

@@ -155,13 +155,11 @@ class GcsStore:
 
 
 def not_writable(uri: str, error: Exception) -> TrainerError:
-    """Return OutputNotWritable with the service's words and the fix."""
+    """Return OutputUnwritable with the service's words and the fix."""
     if is_missing(error):
         fix = "Create the bucket or correct output.uri."
     elif is_denied(error):
         fix = f"{IDENTITY_FIX} roles/storage.objectAdmin on the bucket."
     else:
         fix = "Check that the cluster reaches GCS, then create the DPOJob again."
-    return TrainerError(
-        TrainerReason.OUTPUT_NOT_WRITABLE, f"{uri} cannot be written: {words_of(error)}. {fix}"
-    )
+    return TrainerError(TrainerReason.OUTPUT_UNWRITABLE, f"{uri} cannot be written: {words_of(error)}. {fix}")

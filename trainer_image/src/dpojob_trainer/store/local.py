@@ -38,7 +38,7 @@ class LocalStore:
         # Creating the mount point itself would write into the container's own disk.
         if not self._mount.is_dir():
             raise TrainerError(
-                TrainerReason.OUTPUT_NOT_WRITABLE,
+                TrainerReason.OUTPUT_UNWRITABLE,
                 f"{self._uri}: the claim is not mounted at {self._mount}. Use an operator and a trainer image of the same "
                 "version.",
             )
@@ -124,11 +124,11 @@ class LocalStore:
 
 
 def not_writable(uri: str, error: OSError) -> TrainerError:
-    """Return OutputNotWritable with the system's words and the fix."""
+    """Return OutputUnwritable with the system's words and the fix."""
     name = os.strerror(error.errno) if error.errno else str(error)
     fix = FIXES.get(errno_name(error), "Check the volume behind the claim.")
     where = f" ({error.filename})" if error.filename else ""
-    return TrainerError(TrainerReason.OUTPUT_NOT_WRITABLE, f"{uri} cannot be written: {name}{where}. {fix}")
+    return TrainerError(TrainerReason.OUTPUT_UNWRITABLE, f"{uri} cannot be written: {name}{where}. {fix}")
 
 
 def errno_name(error: OSError) -> str:

@@ -25,9 +25,9 @@ def explain(error: BaseException, config: TrainerConfig) -> TrainerError:
         return error
     words = last_line(error)
     if isinstance(error, MemoryError) or any(mark in str(error) for mark in MEMORY_MARKS):
-        return TrainerError(TrainerReason.OUT_OF_MEMORY, f"{memory_hints(config)}. It said: {words}")
+        return TrainerError(TrainerReason.HBM_EXHAUSTED, f"{memory_hints(config)}. It said: {words}")
     lost = lost_peer(error)
-    return lost or TrainerError(TrainerReason.TRAINING_FAILED, f"{type(error).__name__}: {words}")
+    return lost or TrainerError(TrainerReason.INTERNAL, f"{type(error).__name__}: {words}")
 
 
 def lost_peer(error: BaseException) -> TrainerError | None:

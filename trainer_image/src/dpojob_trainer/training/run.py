@@ -171,7 +171,7 @@ def flushed(out: store.OutputStore) -> Iterator[None]:
     """Write the lines that `out` holds back when the run ends, however it ends; a failed run keeps its own error.
 
     Raises:
-        TrainerError: OutputNotWritable, if the run itself did not fail.
+        TrainerError: OutputUnwritable, if the run itself did not fail.
     """
     try:
         yield
@@ -283,7 +283,7 @@ def export(
     """Write the tuned policy and `texts` to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
-        TrainerError: ExportFailed or OutputNotWritable.
+        TrainerError: ExportFailed or OutputUnwritable.
     """
     if config.output.export_format is ExportFormat.NONE:
         return

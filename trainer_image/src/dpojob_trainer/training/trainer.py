@@ -198,12 +198,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 def _require_finite(numbers: Numbers, step: int) -> None:
-    """Raise LossNotFinite if the loss or the gradient norm is NaN or infinite."""
+    """Raise NonFiniteLoss if the loss or the gradient norm is NaN or infinite."""
     for name in ("loss", "grad_norm"):
         value = numbers.get(name, 0.0)
         if not math.isfinite(value):
             raise TrainerError(
-                TrainerReason.LOSS_NOT_FINITE,
+                TrainerReason.NON_FINITE_LOSS,
                 f"{name} became {value} at step {step}: lower training.learningRate or training.clipGradNorm, "
                 "lengthen training.warmupSteps, or use precision.compute float32",
                 step=step,
