@@ -94,7 +94,9 @@ def head_env(job: DPOJob, image: str) -> list[Env]:
 def host_env(job: DPOJob, image: str) -> list[Env]:
     """Return a host's variables."""
     platforms = "cpu" if job.spec.runtime.platform is Platform.CPU else "tpu,cpu"
-    own = RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": platforms, IMAGE_VARIABLE: image}
+    own = (
+        RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": platforms, IMAGE_VARIABLE: image}
+    )
     return merged(plain(own), slice_identity(job), credentials(job), user_env(job))
 
 
