@@ -22,6 +22,7 @@ from dpojob_trainer.channel import Receiver
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.launchers import Gang, Launcher
 from dpojob_trainer.progress import Data, Evaluation, HostReport
+from dpojob_trainer.report import publish, versions
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,9 @@ def conclude(
     first = reports[0]
     out = store.output_of(config)
     require_complete(config, reports, out)
-    out.write_text(OUTPUT_SUMMARY, json.dumps(summary(config, reports), indent=2) + "\n")
+    found = summary(config, reports)
+    out.write_text(OUTPUT_SUMMARY, json.dumps(found, indent=2) + "\n")
+    publish(config, found, out)
     for step, numbers in sorted(first.evaluations.items()):
         board.keep(Evaluation(step, numbers))
     board.finish(first.step, first.total)
@@ -223,8 +226,6 @@ def require_complete(config: TrainerConfig, reports: list[HostReport], out: stor
 
 def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
     """Return what summary.json holds: final numbers, versions, seconds per phase, memory per host."""
-    from importlib.metadata import version
-
     first = reports[0]
     return {
         "job": config.job.to_wire(),
@@ -237,5 +238,7 @@ def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
         "seconds": {name: round(value, 3) for name, value in first.seconds.items()},
         "peakRssMib": [round(report.peak_rss_bytes / 2**20) for report in reports],
         "hosts": [report.host for report in reports],
-        "versions": {name: version(name) for name in ("easydel", "jax", "ray", "transformers")},
+        "versions": versions(),
+        "lineage": first.lineage,
+        "samples": first.samples,
     }

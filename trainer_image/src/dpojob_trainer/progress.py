@@ -84,6 +84,8 @@ class HostReport:
         seconds: duration of each phase.
         peak_rss_bytes: largest resident memory of the process.
         data: the data report in JSON's form.
+        lineage: where the model comes from.
+        samples: completions before and after training, None without.
     """
 
     rank: int
@@ -96,6 +98,8 @@ class HostReport:
     seconds: Numbers = field(default_factory=dict)
     peak_rss_bytes: int = 0
     data: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, Any] | None = None
 
 
 class Stopwatch:

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType, ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import data, sources, store, weights
+from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import (
     Begun,
@@ -32,7 +32,7 @@ from dpojob_trainer.progress import (
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache
+from dpojob_trainer.training import compile_cache, samples
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
@@ -141,8 +141,9 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
+    origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
-    with open_tracker(config, place.rank) as tracker, flushed(out):
+    with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
         with preemption.postponed():
@@ -152,6 +153,9 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
             with preemption.postponed():
                 resumed = resume(trainer, checkpoints)
+            sampler = samples.sampler(config, prepared, model_dir, trainer.arguments.padding_value)
+        with watch("samples"):
+            early = samples.of_untrained(sampler, trainer, resumed)
         preemption.wait_for_steps()
         recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
@@ -162,7 +166,10 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             checkpoints.close()
         with watch("export"):
             recorder.phase("exporting")
-            export(config, state, model_dir, out, place)
+            texts = report.card_texts(config, origin, out) if place.rank == 0 else {}
+            export(config, state, model_dir, out, place, texts)
+        with watch("samples"):
+            told = samples.of_tuned(sampler, trainer, state, early)
     return HostReport(
         rank=place.rank,
         host=place.host,
@@ -174,6 +181,8 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         seconds=watch.seconds,
         peak_rss_bytes=peak_rss_bytes(),
         data=prepared.report.model_dump(by_alias=True),
+        lineage=origin,
+        samples=told,
     )
 
 
@@ -312,8 +321,15 @@ def require_done(state: Any, total: int) -> int:
     return done
 
 
-def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.OutputStore, place: Place) -> None:
-    """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
+def export(
+    config: TrainerConfig,
+    state: Any,
+    model_dir: Path,
+    out: store.OutputStore,
+    place: Place,
+    texts: Mapping[str, str],
+) -> None:
+    """Write the tuned policy and `texts` to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
         TrainerError: ExportFailed, OutputUnwritable or Fenced.
@@ -326,7 +342,7 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     if place.rank == 0:
         # An earlier attempt may have written it and died before it could say so.
         shutil.rmtree(target, ignore_errors=True)
-    weights.export_model(state.model, config, model_dir, target)
+    weights.export_model(state.model, config, model_dir, target, texts=texts)
     if place.rank == 0 and not on_mount:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
