@@ -16,7 +16,7 @@ SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "m
 
 def line_of(event: Event) -> dict[str, Any]:
     """Return an event as an object of one level: its kind as `event`, its fields, its numbers."""
-    fields = asdict(event)
+    fields: dict[str, Any] = asdict(event)
     numbers = fields.pop("numbers", {})
     return {"event": type(event).__name__.lower()} | fields | numbers
 
