@@ -237,7 +237,7 @@ def kill_once(
     config: TrainerConfig, checkpoints: Path, chance: random.Random, log: Path, spawn: Spawn | None = None
 ) -> Kill | None:
     """Start an attempt and kill it some steps later, every other time in the middle of a checkpoint; None if it ends first."""
-    during_write, wait, more = chance.random() < 0.5, chance.uniform(0, 0.05), chance.randint(0, 5)
+    during_write, wait, more = chance.random() < 0.5, chance.uniform(0, 0.05), chance.randint(0, 7)
     hosts = Hosts(config, log, spawn)
     try:
         if not hosts.wait_for(lambda: hosts.begun, "training"):

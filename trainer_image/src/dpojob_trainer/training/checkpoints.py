@@ -124,7 +124,8 @@ class Checkpoints:
 
     def _attempt(self, state: Any, shardings: Any, step: int) -> tuple[Any | None, str]:
         """Return the state of a checkpoint that every host could read, or None and why this one could not."""
-        found, words = None, "another host could not read it"
+        found: Any = None
+        words = "another host could not read it"
         try:
             found = self._read(state, shardings, step)
         except Exception as error:
