@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-Kind = Literal["drop", "lose"] | int
+Kind = Literal["drop", "lose", "hang"] | int
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 START_SECONDS = 30.0
+# Longer than a client's timeout, which a test sets.
+HANG_SECONDS = 4.0
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Fault:
 
     Attributes:
         kind: a status to answer with; drop: the connection breaks before the emulator sees the request; lose: it breaks
-            after the emulator has done what was asked.
+            after the emulator has done what was asked; hang: after that no answer comes for HANG_SECONDS.
     """
 
     pattern: str
@@ -109,7 +111,8 @@ class Proxy(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
-        if kind == "lose":
+        if kind in ("lose", "hang"):
+            time.sleep(HANG_SECONDS if kind == "hang" else 0)
             self.cut()
             return
         self.send(answer.status, dict(answer.getheaders()), content)

@@ -2,7 +2,7 @@
 there (inputs, checkpoints by Orbax and tensorstore, metrics, model).
 
 GCS itself cannot be reached from the tests. Which faults were injected is what the clients meet in practice: 429, 503,
-504, a connection that breaks before the request arrives, and one that breaks after it was carried out.
+504, a connection that breaks before the request arrives, one that breaks after it was carried out, and no answer at all.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requests.adapters import HTTPAdapter
 from safetensors.numpy import load
 from tests.trainer.fake_gcs import FakeGcs, Kind
 from tests.trainer.jobs import TRAINING, Claim, run_trainer
@@ -20,7 +21,7 @@ from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.store import OutputStore, Writer, open_store
 
 URI = "gs://out/runs/one"
-FAULTS: list[Kind] = [429, 503, 504, "drop", "lose"]
+FAULTS: list[Kind] = [429, 503, 504, "drop", "lose", "hang"]
 LARGE = 9 * 2**20
 
 
@@ -32,6 +33,18 @@ def store(emulator: FakeGcs) -> OutputStore:
     return found
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests time out after one second instead of google-cloud-storage's sixty."""
+    send = HTTPAdapter.send
+
+    def send_in_a_second(self: HTTPAdapter, *arguments: Any, **options: Any) -> Any:
+        return send(self, *arguments, **options | {"timeout": 1.0})
+
+    monkeypatch.setattr(HTTPAdapter, "send", send_in_a_second)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", FAULTS, ids=str)
 class TestStoreUnderFaults:
     """Every call goes through in spite of a fault, and what it leaves is the same as without."""
@@ -96,23 +109,24 @@ def test_a_bucket_that_never_recovers_ends_as_output_unwritable(
 
 
 def uploaded(claim: Claim) -> dict[str, Any]:
-    """Copy the claim's model and pairs to the bucket `inputs`; return the parts of a spec that name only GCS."""
+    """Copy the claim's model and pairs to the bucket `inputs`; return the parts of a spec that read them there."""
     inputs = open_store("gs://inputs")
     inputs.upload_dir(claim.path / "model", "model")
     inputs.write_text("pairs.jsonl", (claim.path / "pairs.jsonl").read_text())
     return {
         "model": {"uri": "gs://inputs/model"},
         "dataset": {"uri": "gs://inputs/pairs.jsonl", "evalFraction": 0.2, "columns": {"prompt": "prompt"}},
-        "output": {"uri": URI},
         "training": TRAINING | {"maxSteps": 4, "evalSteps": 4, "checkpointSteps": 2},
     }
 
 
 def run(claim: Claim, attempt: int, spec: dict[str, Any]) -> None:
     """Run an attempt to its good end."""
-    path = claim.write_config(claim.config("in-gcs", attempt=attempt, **spec))
-    code, result, output = run_trainer(["local", "--config", str(path)])
-    assert code == 0 and result is not None, output[-4000:]
+    config = claim.config("in-gcs", attempt=attempt, **spec)
+    output = config.output.model_copy(update={"uri": URI})
+    path = claim.write_config(config.model_copy(update={"output": output}))
+    code, result, printed = run_trainer(["local", "--config", str(path)])
+    assert code == 0 and result is not None, printed[-4000:]
     assert result.reason is TrainerReason.SUCCEEDED and result.step == spec["training"]["maxSteps"]
 
 
