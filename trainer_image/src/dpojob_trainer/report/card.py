@@ -7,7 +7,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import parse_uri
 from dpojob_trainer.report.history import ACCURACY, MARGIN, History, Numbers
-from dpojob_trainer.report.page import environment, lineage, settings
+from dpojob_trainer.report.page import environment
+from dpojob_trainer.report.sections import lineage, settings
 
 CARD_FILE = "README.md"
 METRICS = (("Loss", "loss"), ("Reward accuracy", ACCURACY), ("Reward margin", MARGIN))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -49,11 +49,11 @@ class History:
         return dict(item for _, group in attempts for item in list(group)[1:])
 
 
-def read_history(lines: Iterable[str]) -> History:
-    """Take in metrics.jsonl; of a step that was repeated after a restart the last line counts, half a line is left out."""
+def parse_lines(text: str) -> History:
+    """Read metrics.jsonl; of a step that was repeated after a restart the last line counts, half a line is left out."""
     train: dict[int, Numbers] = {}
     held_out: dict[int, Numbers] = {}
-    for line in lines:
+    for line in text.splitlines():
         entry = _entry(line)
         if entry is None:
             continue
@@ -121,11 +121,6 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def parse_lines(text: str) -> History:
-    """Return the history in a whole metrics.jsonl."""
-    return read_history(text.splitlines())
 
 
 def last(by_step: Mapping[int, Any]) -> Any | None:
