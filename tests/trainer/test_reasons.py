@@ -1,29 +1,28 @@
-"""Each bad end, provoked for real through the trainer's command: its exit code, one line with the documented reason and the
-cause, no traceback.
+"""Bad ends, provoked for real through the driver or the trainer's command: exit code 1, one line with the documented reason
+and the cause, no traceback.
 
 Where else a reason is provoked: HostLost in test_launchers.py. Memory of a TPU cannot be exhausted without one; XLA's own
 refusal of a buffer that is larger than the host's memory stands for it. The GCS that denies access is a stand-in.
 """
 
 import json
-import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.trainer import gcs as gcs_api
+from tests.trainer.gcs import Gcs
 from tests.trainer.jobs import TRAINING, Claim, command_of, run_trainer
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer.exit_codes import exit_code
+from dpojob_trainer import driver
 from dpojob_trainer.store import Writer, open_store
 from dpojob_trainer.training import failures
 
@@ -70,20 +69,11 @@ BEFORE_TRAINING = [
 ]
 
 
-@pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    """Where a bucket is that refuses everybody."""
-    with gcs_api.serve() as gcs:
-        gcs.buckets["secret"] = {}
-        gcs.denied.add("secret")
-        yield os.environ | {"STORAGE_EMULATOR_HOST": gcs.url}
-
-
 def require_bad_end(
     code: int, result: TrainerResult | None, output: str, reason: TrainerReason, words: str
 ) -> None:
     """Check the exit code and that the last line says all."""
-    assert code == exit_code(reason), output
+    assert code == 1, output
     assert result is not None and result.reason is reason, output
     assert words in result.message and "\n" not in result.message
     assert output.splitlines()[-1] == result.to_line()
@@ -91,25 +81,30 @@ def require_bad_end(
 
 
 @pytest.mark.parametrize("end", BEFORE_TRAINING, ids=lambda end: str(end.reason))
-def test_bad_end_before_training(claim: Claim, environment: dict[str, str], end: BadEnd) -> None:
+def test_bad_end_before_training(claim: Claim, gcs: Gcs, end: BadEnd) -> None:
+    gcs.buckets["secret"] = {}
+    gcs.denied.add("secret")
     config = claim.config(f"end-{end.reason.value.lower()}", **end.spec(claim))
     end.prepare(claim, config)
-    path = claim.write_config(config)
-    done = run_trainer(["drive", "--config", str(path), "--metrics-port", "0"], env=environment)
-    require_bad_end(*done, end.reason, end.words)
+    result = driver.drive(claim.write_config(config), 0)
+    assert result.reason is end.reason, result
+    assert end.words in result.message and "\n" not in result.message
+
+
+def test_the_command_ends_with_one_line_that_says_why(claim: Claim) -> None:
+    config = claim.config("end-told", **dataset(claim, gate={"minPairs": 1000}))
+    done = run_trainer(["drive", "--config", str(claim.write_config(config)), "--metrics-port", "0"])
+    require_bad_end(*done, TrainerReason.DATA_INVALID, "dataset.gate.minPairs")
 
 
 def test_what_nobody_foresaw_is_internal(claim: Claim) -> None:
     """Another process has the port of the metrics."""
-    path = claim.write_config(claim.config("end-internal"))
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        port = str(other.getsockname()[1])
-        code, result, output = run_trainer(["drive", "--config", str(path), "--metrics-port", port])
-    assert (code, result and result.reason) == (1, TrainerReason.INTERNAL), output
-    assert result is not None and "Address already in use" in result.message
-    assert output.splitlines()[-1] == result.to_line()
+        result = driver.drive(claim.write_config(claim.config("end-internal")), other.getsockname()[1])
+    assert result.reason is TrainerReason.INTERNAL
+    assert "Address already in use" in result.message and "\n" not in result.message
 
 
 @pytest.mark.jax

@@ -119,7 +119,9 @@ class Board(Collector):
         self._families[metrics.DEVICE_BYTES] = {str(i): float(b) for i, b in enumerate(event.device_bytes)}
         self._done(event.step, event.total)
         # The first step compiles and says nothing about the others.
-        self._gauges[metrics.ETA_SECONDS] = eta_seconds(event.total - event.step, self._durations[1:])
+        later, remaining = self._durations[1:], event.total - event.step
+        if later or not remaining:
+            self._gauges[metrics.ETA_SECONDS] = eta_seconds(remaining, later)
 
     def _done(self, step: int, total: int) -> None:
         self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}

@@ -17,8 +17,9 @@ SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "m
 def line_of(event: Event) -> dict[str, Any]:
     """Return an event as an object of one level: its kind as `event`, its fields, its numbers."""
     fields: dict[str, Any] = asdict(event)
-    numbers = fields.pop("numbers", {})
-    return {"event": type(event).__name__.lower()} | fields | numbers
+    kind: dict[str, Any] = {"event": type(event).__name__.lower()}
+    numbers: Numbers = fields.pop("numbers", {})
+    return {**kind, **fields, **numbers}
 
 
 def print_line(event: Event, file: TextIO | None = None) -> None:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data
+from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.batches import pad
-from dpojob_trainer.training.program import meet
 from dpojob_trainer.training.step import on_data_axes
 from dpojob_trainer.weights.checkpoint import read_json
 
