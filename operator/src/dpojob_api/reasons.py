@@ -202,6 +202,7 @@ TRANSIENT: Final = frozenset(
         TrainerReason.DOWNLOAD_FAILED,
         TrainerReason.SLICE_NOT_READY,
         TrainerReason.HOST_LOST,
+        TrainerReason.PREEMPTED,
         TrainerReason.TRACKING_FAILED,
     }
 )
