@@ -21,8 +21,9 @@ from dpojob_trainer.progress import HostReport
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
-# A checkpoint is due every 3 steps and at the end, so the newest two are those of the last two steps.
-TOTAL = 31
+# By hosts. A checkpoint is due every 3 steps and at the end, so the newest two are those of the last two steps.
+TOTAL = {1: 31, 2: 13}
+KILLS = {1: 4, 2: 1}
 SEED = 20261124
 
 
@@ -43,7 +44,9 @@ def spawn(claim: Claim) -> Iterator[Spawn]:
 def whole(claim: Claim, hosts: int, spawn: Spawn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the uninterrupted run's output."""
     finish(
-        job(claim, f"whole-{hosts}", hosts, maxSteps=TOTAL), tmp_path_factory.mktemp("whole") / "log", spawn
+        job(claim, f"whole-{hosts}", hosts, maxSteps=TOTAL[hosts]),
+        tmp_path_factory.mktemp("whole") / "log",
+        spawn,
     )
     return f"whole-{hosts}"
 
@@ -68,16 +71,17 @@ def start(tmp_path: Path, spawn: Spawn) -> Iterator[Start]:
 def test_killed_at_any_moment_it_repeats_the_uninterrupted_run(
     claim: Claim, hosts: int, whole: str, tmp_path: Path, spawn: Spawn
 ) -> None:
-    kills = {1: 4, 2: 2}[hosts]
-    found = torture(claim, whole, f"killed-{hosts}", hosts, kills, SEED, tmp_path / "log", TOTAL, spawn)
-    assert len(found.kills) == kills
+    found = torture(
+        claim, whole, f"killed-{hosts}", hosts, KILLS[hosts], SEED, tmp_path / "log", TOTAL[hosts], spawn
+    )
+    assert len(found.kills) == KILLS[hosts]
     assert found.max_deviation == 0.0
 
 
 def test_told_to_stop_it_saves_exactly_this_step(claim: Claim, hosts: int, whole: str, start: Start) -> None:
     """Only one of the hosts is told; step 4 has no checkpoint of its own."""
     output = f"told-{hosts}"
-    first = start(job(claim, output, hosts, maxSteps=TOTAL))
+    first = start(job(claim, output, hosts, maxSteps=TOTAL[hosts]))
     first.wait_for(lambda: first.step >= 4, "step 4")
     first.signal(signal.SIGTERM, hosts - 1)
     outcomes = [found for _, found in sorted(first.end().items())]
@@ -86,20 +90,20 @@ def test_told_to_stop_it_saves_exactly_this_step(claim: Claim, hosts: int, whole
         isinstance(found, TrainerResult) and found.reason is TrainerReason.PREEMPTED for found in outcomes
     )
     (step,) = {found.step for found in outcomes}
-    assert step is not None and 4 <= step < TOTAL
+    assert step is not None and 4 <= step < TOTAL[hosts]
     assert (claim.path / output / OUTPUT_CHECKPOINTS / f"step_{step}").is_dir()
 
-    again = start(job(claim, output, hosts, 2, maxSteps=TOTAL))
+    again = start(job(claim, output, hosts, 2, maxSteps=TOTAL[hosts]))
     again.wait_for(lambda: again.begun, "training")
     assert again.step == step
     again.end()
     found = Comparison()
     compare(claim, whole, output, found)
-    assert (found.max_deviation, found.steps_compared) == (0.0, TOTAL)
+    assert (found.max_deviation, found.steps_compared) == (0.0, TOTAL[hosts])
 
 
 def test_told_to_stop_while_it_loads_it_ends_at_once(claim: Claim, hosts: int, start: Start) -> None:
-    first = start(job(claim, f"early-{hosts}", hosts, maxSteps=TOTAL))
+    first = start(job(claim, f"early-{hosts}", hosts, maxSteps=TOTAL[hosts]))
     first.wait_for(lambda: first.loading, "loading")
     first.signal(signal.SIGTERM, 0)
     first.wait_for(lambda: 0 in first.outcomes, "the end of host 0")
@@ -113,15 +117,15 @@ def test_what_one_host_cannot_read_no_host_uses(claim: Claim, hosts: int, whole:
     output = f"damaged-{hosts}"
     checkpoints = claim.path / output / OUTPUT_CHECKPOINTS
     shutil.copytree(claim.path / whole / OUTPUT_CHECKPOINTS, checkpoints)
-    own = list((checkpoints / f"step_{TOTAL}").rglob(f"ocdbt.process_{hosts - 1}/d/*"))
+    own = list((checkpoints / f"step_{TOTAL[hosts]}").rglob(f"ocdbt.process_{hosts - 1}/d/*"))
     assert own, "Orbax keeps arrays elsewhere now"
     for file in own:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    outcomes = start(job(claim, output, hosts, 2, maxSteps=TOTAL)).end()
+    outcomes = start(job(claim, output, hosts, 2, maxSteps=TOTAL[hosts])).end()
     assert [found.resumed_from for found in outcomes.values() if isinstance(found, HostReport)] == [
         15
     ] * hosts
     losses = [
         {line["step"]: line["loss"] for line in claim.metrics(o) if "loss" in line} for o in (output, whole)
     ]
-    assert losses[0] == {TOTAL: losses[1][TOTAL]}
+    assert losses[0] == {TOTAL[hosts]: losses[1][TOTAL[hosts]]}

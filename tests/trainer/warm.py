@@ -17,7 +17,7 @@ from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.host import HostTask, launch_environment
 
 PARENT = """
-import os, pickle, signal, sys
+import ctypes, os, pickle, signal, sys
 from dpojob_trainer import easydel_compat
 easydel_compat.prepare()
 from dpojob_trainer.training import run
@@ -33,6 +33,7 @@ while True:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the parent
         file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(file, 1)
         os.dup2(file, 2)
