@@ -82,6 +82,9 @@ install: images ## Install KubeRay and our chart into the local cluster
 bench-spine: venv install ## Measure the stages of a job, the operator and the hosts
 	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PY) -m benchmarks.spine --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)"
 
+bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
+	@$(JAX_ENV) $(PY) -m benchmarks.kills
+
 uninstall: ## Remove our chart from the local cluster; jobs and their CRD stay
 	@eval "$$($(CLUSTER) env)" && helm uninstall dpojob --namespace dpojob-system --ignore-not-found --wait >/dev/null
 
@@ -99,6 +102,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

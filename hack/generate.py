@@ -141,7 +141,8 @@ def conditions_reference() -> str:
         + "\n\n## Reasons found by the operator\n\n| reason | meaning |\n|---|---|\n"
         + table(OperatorReason)
         + "\n\n## Reasons given by the trainer\n\n"
-        + "The trainer ends with exit code 1 and one line that names the reason and the cause. The last column says whether "
+        + "A run that fails ends with an [exit code](../run.md) that is not 0 and one line that names the reason and the cause. "
+        + "The last column says whether "
         + "the same job may succeed if it is tried again without a change.\n\n"
         + "| reason | meaning and fix | trying again |\n|---|---|---|\n"
         + "\n".join(f"| `{w.value}` | {escape(w.doc)} | {trying_again(w)} |" for w in TrainerReason)

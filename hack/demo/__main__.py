@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=DATA, help="preference pairs to train on instead of the example's"
     )
-    parser.add_argument("--timeout", type=int, default=1200, help="seconds from apply to the end")
+    parser.add_argument("--timeout", type=int, default=1800, help="seconds from apply to the end")
     return parser.parse_args()
 
 
@@ -58,7 +58,7 @@ def manifest(data: Path) -> dict[str, object]:
         assert isinstance(spec, dict)
         prompt = "conversations" if '"conversations"' in data.read_text()[:2000] else "prompt"
         spec["dataset"] |= {"uri": f"pvc://dpo-inputs/data/{data.name}", "columns": {"prompt": prompt}}
-        spec["dpo"] |= {"maxPromptLength": 128, "maxCompletionLength": 128}
+        spec["dpo"] |= {"maxPromptLength": 96, "maxCompletionLength": 64}
     return job
 
 

@@ -31,6 +31,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("exo_pair with smoothing", {"spec.dpo": {"lossType": "exo_pair", "labelSmoothing": 0.001}}),
     ("steps with warm-up", {"spec.training": {"maxSteps": 10, "warmupSteps": 9}}),
     ("evaluation every few steps", {"spec.training": {"evalSteps": 5}, "spec.dataset.evalFraction": 0.1}),
+    ("checkpoints that stay", {"spec.training": {"checkpointSteps": 50, "checkpointsToKeep": 0, "keepCheckpointEvery": 100, "keepBestCheckpoint": True}, "spec.dataset.evalFraction": 0.1}),
     ("evaluation split", {"spec.training": {"evalSteps": 5}, "spec.dataset.evalSplit": "test"}),
     ("gate", {"spec.dataset.gate": {"onViolation": "Warn", "minPairs": 100, "maxDroppedFraction": 0, "maxTruncatedFraction": 1, "maxDuplicateFraction": 0.25, "maxOverlap": 0.0}}),
     ("Hub with revisions", {"spec.model": {"uri": "hf://Qwen/Qwen3-14B", "revision": "refs/pr/1"}, "spec.dataset": {"uri": "hf://a/b.c_d", "revision": "v1.0"}}),

@@ -45,6 +45,7 @@ DEFAULTS = {
         "optimizer": "adamw",
         "checkpointSteps": 500,
         "checkpointsToKeep": 2,
+        "keepBestCheckpoint": False,
         "saveOptimizerState": True,
         "logSteps": 1,
         "reportSteps": 10,
@@ -56,7 +57,12 @@ DEFAULTS = {
     "attention": {"mechanism": "auto"},
     "gradientCheckpointing": "nothing_saveable",
     "accelerator": {"type": "v4-64", "capacity": {"type": "OnDemand"}},
-    "output": {"uri": "pvc://no-such-claim-either/out", "exportFormat": "safetensors"},
+    "output": {
+        "uri": "pvc://no-such-claim-either/out",
+        "exportFormat": "safetensors",
+        "sampleCompletions": 4,
+        "sampleTokens": 64,
+    },
     "tracking": {},
     "credentials": {},
     "runtime": {

@@ -56,6 +56,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("warm-up longer than the run", {"spec.training": {"maxSteps": 10, "warmupSteps": 10}}, "spec.training.warmupSteps", "must be smaller than maxSteps"),
     ("checkpoint every zero steps", {"spec.training": {"checkpointSteps": 0}}, "spec.training.checkpointSteps", "greater than or equal to 1"),
     ("negative seed", {"spec.training": {"seed": -1}}, "spec.training.seed", "greater than or equal to 0"),
+    ("best checkpoint without held-out pairs", {"spec.training": {"keepBestCheckpoint": True}}, "spec.training.keepBestCheckpoint", "set dataset.evalFraction or dataset.evalSplit"),
+    ("checkpoints kept at steps without one", {"spec.training": {"checkpointSteps": 200, "keepCheckpointEvery": 500}}, "spec.training.keepCheckpointEvery", "multiple of checkpointSteps"),
     ("evaluation without held-out pairs", {"spec.training": {"evalSteps": 5}}, "spec.training.evalSteps", "set dataset.evalFraction or dataset.evalSplit"),
     # optimizer and loss
     ("learning rate of zero", {"spec.training": {"learningRate": 0}}, "spec.training.learningRate", "greater than 0"),

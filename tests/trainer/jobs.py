@@ -33,7 +33,7 @@ class Claim:
     name: str
     path: Path
 
-    def config(self, output: str, *, attempt: int = 1, **spec: Any) -> TrainerConfig:
+    def config(self, output: str, /, *, attempt: int = 1, **spec: Any) -> TrainerConfig:
         """Return the configuration of a job of 12 steps on one host of 4 chips; `spec` replaces parts of its spec."""
         base: dict[str, Any] = {
             "model": {"uri": f"pvc://{self.name}/model"},
@@ -46,7 +46,7 @@ class Claim:
             "training": TRAINING,
             "precision": {"params": "float32", "compute": "float32"},
             "accelerator": {"type": "v4-8"},
-            "output": {"uri": f"pvc://{self.name}/{output}"},
+            "output": {"uri": f"pvc://{self.name}/{output}", "sampleCompletions": 0},
             "runtime": {"platform": "cpu"},
             "gradientCheckpointing": "none",
         }

@@ -9,7 +9,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import Scheduler, TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training import failures, plan
-from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches, collate
+from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches, collate, order
 
 PADDING = Padding(prompt=4, completion=3, pad_id=9)
 
@@ -55,6 +55,11 @@ def test_a_step_depends_on_seed_and_number_alone() -> None:
     first, again, other = train(40, shuffle=True), train(40, shuffle=True), train(40, shuffle=True, seed=8)
     assert first.indices(13).tolist() == again.indices(13).tolist()
     assert first.indices(13).tolist() != other.indices(13).tolist()
+
+
+def test_a_far_step_needs_none_of_those_before_it() -> None:
+    batches = train(8, shuffle=True)
+    assert batches.indices(2 * 10**12 + 1).tolist() == order(8, 7, 10**12, shuffle=True)[4:].tolist()
 
 
 def test_the_last_evaluation_batch_is_filled_up_with_weight_0() -> None:

@@ -5,6 +5,7 @@ on 4 virtual CPU devices; gloo carries the collectives between the two processes
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import store
+from dpojob_trainer import stopping, store
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
@@ -135,23 +136,37 @@ def losses(claim: Claim, output: str) -> list[float]:
     return [line["loss"] for line in claim.metrics(output) if "loss" in line]
 
 
-def two_hosts(claim: Claim, output: str, **spec: Any) -> TrainerConfig:
-    return claim.config(output, **(TWO_HOSTS | spec))
+def two_hosts(claim: Claim, name: str, **spec: Any) -> TrainerConfig:
+    return claim.config(name, **(TWO_HOSTS | spec))
+
+
+def sampled(claim: Claim, name: str) -> TrainerConfig:
+    """A job that completes two prompts before and after."""
+    output = {"uri": f"pvc://{claim.name}/{name}", "sampleCompletions": 2, "sampleTokens": 8}
+    return two_hosts(claim, name, output=output)
+
+
+def before(claim: Claim, name: str) -> list[str]:
+    """What the base model said; of the tuned model both runs told something."""
+    told = claim.summary(name)["samples"]["completions"]
+    assert len(told) == 2 and all(one["after"] is not None for one in told)
+    return [one["before"] for one in told]
 
 
 def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, start: Start) -> None:
     for number in range(2):
         add_host(cluster, number)
-    config = two_hosts(claim, "slice")
+    config = sampled(claim, "slice")
     code, result, log = start(config).end()
     assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
     assert len(claim.summary("slice")["hosts"]) == 2
     assert (claim.path / "slice" / "model" / "tokenizer.json").is_file()
 
-    alone = claim.write_config(two_hosts(claim, "alone"))
+    alone = claim.write_config(sampled(claim, "alone"))
     code, _, log = run_trainer(["local", "--config", str(alone)], seconds=DEADLINE_SECONDS)
     assert code == 0, log
     assert losses(claim, "slice") == pytest.approx(losses(claim, "alone"), abs=1e-3)
+    assert before(claim, "slice") == before(claim, "alone")
 
 
 def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
@@ -172,6 +187,28 @@ def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(
     code, result, log = start(two_hosts(claim, "lost", attempt=2, **spec)).end()
     assert (code, result.step) == (0, 30), log[-3000:]
     assert claim.summary("lost")["resumedFrom"] >= 5
+
+
+def test_a_host_that_is_told_to_stop_saves_and_the_next_attempt_goes_on_there(
+    cluster: Cluster, claim: Claim, start: Start
+) -> None:
+    """The signal is the one that the pod's preStop hook sends."""
+    for number in range(2):
+        add_host(cluster, number)
+    spec = {"training": TRAINING | {"maxSteps": 30}}
+    others = set(stopping.running(stopping.FOLDER))
+    first = start(two_hosts(claim, "told", **spec))
+    first.wait_for_step(7)
+    hosts = [file for file in set(stopping.running(stopping.FOLDER)) - others if file.suffix == ".host"]
+    assert len(hosts) == 2
+    os.kill(int(hosts[0].stem), signal.SIGTERM)
+    code, result, log = first.end()
+    assert (code, result.reason) == (1, TrainerReason.PREEMPTED), log[-3000:]
+    assert result.step is not None and result.step >= 7
+
+    code, done, log = start(two_hosts(claim, "told", attempt=2, **spec)).end()
+    assert (code, done.step) == (0, 30), log[-3000:]
+    assert claim.summary("told")["resumedFrom"] == result.step
 
 
 def test_eformer_trains_on_two_hosts(cluster: Cluster, claim: Claim, start: Start) -> None:

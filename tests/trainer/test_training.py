@@ -18,7 +18,9 @@ if "jax" not in sys.modules:
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.trainer import tiny_models
 from tests.trainer.jobs import TRAINING, Claim
+from tests.trainer.kills import finish
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
@@ -66,8 +68,8 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 @pytest.fixture(scope="module")
 def first(train: Train, claim: Claim) -> Run:
-    """The run that the others are compared with: 12 steps, output in `first`."""
-    return train(claim.config("first", **EIGHT_CHIPS))
+    """The run that the others are compared with: 12 steps on fsdp=8, checkpoints of 5, 10 and 12, output in `first`."""
+    return train(claim.config("first", training=TRAINING | {"checkpointsToKeep": 3}, **EIGHT_CHIPS))
 
 
 def test_it_learns(first: Run) -> None:
@@ -174,24 +176,90 @@ def test_without_optimizer_state_the_learning_rate_goes_on(train: Train, claim: 
     assert rates[5] == rates[6]
 
 
-def test_a_broken_checkpoint_is_not_silently_started_over(first: Run, train: Train, claim: Claim) -> None:
-    output = copy_output(claim, "first", "broken")
-    for data_dir in (output / OUTPUT_CHECKPOINTS / "step_12").rglob("d"):
-        shutil.rmtree(data_dir)
+def test_the_newest_checkpoint_that_can_be_read_is_used(first: Run, train: Train, claim: Claim) -> None:
+    break_checkpoints(copy_output(claim, "first", "damaged"), 10, 12)
+    again = train(claim.config("damaged", attempt=2, **EIGHT_CHIPS))
+    assert again.report.resumed_from == 5
+    assert again.losses == first.losses[5:]
+
+
+def test_broken_checkpoints_are_not_silently_started_over(first: Run, train: Train, claim: Claim) -> None:
+    """EasyDeL's own loop starts again at step 0 then."""
+    break_checkpoints(copy_output(claim, "first", "broken"), 5, 10, 12)
     with pytest.raises(TrainerError) as caught:
         train(claim.config("broken", attempt=2, **EIGHT_CHIPS))
-    assert caught.value.reason is TrainerReason.RESUME_FAILED
+    assert caught.value.reason is TrainerReason.RESTORE_FAILED
     assert "delete that folder" in caught.value.message
+
+
+def test_the_checkpoint_of_another_model_is_not_used(first: Run, train: Train, claim: Claim) -> None:
+    copy_output(claim, "first", "other-model")
+    wider = tiny_models.write_model(claim.path / "wider", tiny_models.QWEN3, intermediate_size=192).name
+    with pytest.raises(TrainerError) as caught:
+        train(
+            claim.config(
+                "other-model", attempt=2, model={"uri": f"pvc://{claim.name}/{wider}"}, **EIGHT_CHIPS
+            )
+        )
+    assert caught.value.reason is TrainerReason.RESTORE_FAILED
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"fsdp": 4, "tp": 2}, {"fsdp": 2, "tp": 2, "sp": 2}], ids=["tp2", "tp2-sp2"]
+)
+def test_a_checkpoint_goes_on_on_another_mesh(
+    first: Run, train: Train, claim: Claim, mesh: dict[str, int], request: pytest.FixtureRequest
+) -> None:
+    name = f"mesh-{request.node.callspec.id}"
+    drop_checkpoints(copy_output(claim, "first", name), 10, 12)
+    again = train(claim.config(name, attempt=2, mesh=mesh, **EIGHT_CHIPS))
+    assert again.report.resumed_from == 5
+    assert again.losses == pytest.approx(first.losses[5:], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_on_one_device(first: Run, claim: Claim, tmp_path: Path) -> None:
+    drop_checkpoints(copy_output(claim, "first", "one-chip"), 10, 12)
+    config = claim.config("one-chip", attempt=2, **EIGHT_CHIPS)
+    mesh = config.plan.mesh.model_copy(update={"fsdp": 1})
+    plan = config.plan.model_copy(update={"chips": 1, "hosts": 1, "chips_per_host": 1, "mesh": mesh})
+    finish(config.model_copy(update={"plan": plan}), tmp_path / "log")
+    losses = {line["step"]: line["loss"] for line in claim.metrics("one-chip") if "loss" in line}
+    assert sorted(losses) == list(range(6, 13))
+    assert list(losses.values()) == pytest.approx(first.losses[5:], abs=1e-5)
+
+
+def test_the_best_checkpoint_is_kept_and_rated(train: Train, claim: Claim) -> None:
+    """There is an evaluation at every checkpoint, though evalSteps asks for one at the end."""
+    spec = EIGHT_CHIPS | {
+        "training": TRAINING
+        | {
+            "maxSteps": 6,
+            "checkpointSteps": 1,
+            "checkpointsToKeep": 1,
+            "evalSteps": 6,
+            "keepBestCheckpoint": True,
+        }
+    }
+    run = train(claim.config("best", **spec))
+    margins = {step: found["rewards/margins"] for step, found in run.report.evaluations.items() if step}
+    assert sorted(margins) == [1, 2, 3, 4, 5, 6]
+    kept = {max(margins, key=lambda step: margins[step]), 6}
+    found = {entry.name for entry in (claim.path / "best" / OUTPUT_CHECKPOINTS).glob("step_*")}
+    assert found == {f"step_{step}" for step in kept}
 
 
 def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: Claim) -> None:
     spec = EIGHT_CHIPS | {
-        "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3},
+        "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3, "logSteps": 2},
         "dataset": {"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
     }
     whole = train(claim.config("whole", **spec))
     spec["training"] = spec["training"] | {"gradientAccumulationSteps": 2}
     parts = train(claim.config("parts", **spec))
+    for output in ("whole", "parts"):
+        steps = [line["step"] for line in claim.metrics(output) if "loss" in line]
+        assert steps == [1, 2, 3], "logSteps thins what trackers get, not metrics.jsonl"
     for one, two in zip(whole.events, parts.events, strict=True):
         if isinstance(one, Step) and isinstance(two, Step):
             for name in ("loss", "rewards/accuracies", "rewards/margins", "grad_norm"):
@@ -255,6 +323,18 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(train: Train, claim: C
     with pytest.raises(TrainerError) as caught:
         train(config)
     assert caught.value.reason is TrainerReason.CHECKPOINT_FAILED
+
+
+def drop_checkpoints(output: Path, *steps: int) -> None:
+    for step in steps:
+        shutil.rmtree(output / OUTPUT_CHECKPOINTS / f"step_{step}")
+
+
+def break_checkpoints(output: Path, *steps: int) -> None:
+    """Take the second half of every array file."""
+    for step in steps:
+        for file in (output / OUTPUT_CHECKPOINTS / f"step_{step}").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def copy_output(claim: Claim, source: str, target: str) -> Path:

@@ -25,6 +25,10 @@ class ConditionType(Documented):
     )
     FAILED = "Failed", "True once the job has ended without a result. Final."
     RUNNING = "Running", "True while the trainer runs on all hosts of the slice."
+    DATA_VALID = (
+        "DataValid",
+        "True once the pairs have been examined and accepted, with their counts; False if they were refused. Absent before.",
+    )
     RECONCILING = (
         "Reconciling",
         "True while the operator is bringing an attempt up or down; only present while True.",
@@ -44,6 +48,10 @@ class OperatorReason(Documented):
         "Pods of the attempt are not ready; the message repeats the scheduler's or the kubelet's words.",
     )
     TRAINING = "Training", "The trainer runs; progress is in status.progress."
+    DATA_ACCEPTED = (
+        "DataAccepted",
+        "The trainer examined the pairs and goes on; the message has their counts.",
+    )
     FINISHED = "Finished", "The trainer ended well and its final step, loss and output were checked."
     NOT_RUNNING = "NotRunning", "No trainer is running."
     NOT_FINISHED = "NotFinished", "The job has not ended."
@@ -162,7 +170,11 @@ class TrainerReason(Documented):
         "computation; the message has both numbers.",
     )
     STOPPED_EARLY = "StoppedEarly", "Training returned before its last step."
-    RESUME_FAILED = "ResumeFailed", "A checkpoint exists and could not be restored."
+    PREEMPTED = (
+        "Preempted",
+        "A host was told to stop (SIGTERM: spot reclaim, suspend, drain); the state was saved and the next attempt goes on there.",
+    )
+    RESTORE_FAILED = "RestoreFailed", "Checkpoints exist and none of them could be restored."
     CHECKPOINT_FAILED = "CheckpointFailed", "A checkpoint could not be written."
     EXPORT_FAILED = "ExportFailed", "The tuned model could not be written."
     TRACKING_FAILED = "TrackingFailed", "Weights & Biases could not be reached or refused the key."
@@ -172,6 +184,17 @@ class TrainerReason(Documented):
     )
 
 
+# What a trainer ends with when the pairs themselves are refused.
+DATA_REASONS: Final = frozenset(
+    {
+        TrainerReason.DATASET_INVALID,
+        TrainerReason.DATA_INVALID,
+        TrainerReason.COLUMN_NOT_FOUND,
+        TrainerReason.DATASET_EMPTY,
+        TrainerReason.DATASET_TOO_SMALL,
+        TrainerReason.NO_CHAT_TEMPLATE,
+    }
+)
 # Their causes lie outside the job and may pass by themselves.
 TRANSIENT: Final = frozenset(
     {
@@ -179,6 +202,7 @@ TRANSIENT: Final = frozenset(
         TrainerReason.DOWNLOAD_FAILED,
         TrainerReason.SLICE_NOT_READY,
         TrainerReason.HOST_LOST,
+        TrainerReason.PREEMPTED,
         TrainerReason.TRACKING_FAILED,
     }
 )

@@ -125,6 +125,11 @@ SPEC_RULES = (
         ".training.evalSteps",
     ),
     Rule(
+        "!self.training.keepBestCheckpoint || has(self.dataset.evalSplit) || self.dataset.evalFraction > 0.0",
+        "training.keepBestCheckpoint needs held-out pairs: set dataset.evalFraction or dataset.evalSplit",
+        ".training.keepBestCheckpoint",
+    ),
+    Rule(
         f"!(self.model.uri + '/').startsWith({OUTPUT_FOLDER}) && !(self.dataset.uri + '/').startsWith({OUTPUT_FOLDER})",
         "output.uri must not hold the model or the data set; give the job a folder of its own",
         ".output.uri",
@@ -196,6 +201,11 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
             "!has(self.maxSteps) || self.warmupSteps < self.maxSteps",
             "warmupSteps must be smaller than maxSteps",
             ".warmupSteps",
+        ),
+        Rule(
+            "!has(self.keepCheckpointEvery) || self.keepCheckpointEvery % self.checkpointSteps == 0",
+            "keepCheckpointEvery must be a multiple of checkpointSteps; other steps have no checkpoint",
+            ".keepCheckpointEvery",
         ),
     ),
     spec.MeshSpec: tuple(

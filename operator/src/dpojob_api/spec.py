@@ -214,7 +214,18 @@ class TrainingSpec(ApiModel):
         default=2,
         ge=0,
         le=1000,
-        description="checkpointsToKeep is the number of checkpoints kept; 0 keeps all.",
+        description="checkpointsToKeep is the number of newest checkpoints kept; 0 keeps all.",
+    )
+    keep_checkpoint_every: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000000,
+        description="keepCheckpointEvery keeps the checkpoints of every so many steps for good, beside the newest.",
+    )
+    keep_best_checkpoint: bool = Field(
+        default=False,
+        description="keepBestCheckpoint evaluates before each checkpoint and keeps the one of the largest held-out "
+        "reward margin, beside the newest.",
     )
     save_optimizer_state: bool = Field(
         default=True,
@@ -224,7 +235,7 @@ class TrainingSpec(ApiModel):
         default=1,
         ge=1,
         le=100000,
-        description="logSteps writes the metrics of every so many steps to metrics.jsonl.",
+        description="logSteps sends the metrics of every so many steps to the trackers; metrics.jsonl has every step.",
     )
     report_steps: int = Field(
         default=10,
@@ -286,6 +297,19 @@ class OutputSpec(ApiModel):
     export_format: ExportFormat = Field(
         default=ExportFormat.SAFETENSORS,
         description="exportFormat is safetensors (Hugging Face layout with tokenizer) or none (checkpoints only).",
+    )
+    sample_completions: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="sampleCompletions is how many held-out prompts the base and the tuned model complete for "
+        "report.html; 0 for none. It costs up to 2 x sampleTokens forward passes after the export.",
+    )
+    sample_tokens: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="sampleTokens is the largest number of tokens of such a completion.",
     )
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from dpojob_api.result import TrainerResult
 from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import stopping
 from dpojob_trainer.channel import Address, Payload, Sender
 
 log = logging.getLogger(__name__)
 
-WORKDIR = Path("/tmp/dpojob")
+SCRATCH_VARIABLE = "DPOJOB_SCRATCH"
+
 # Importing EasyDeL on a busy host takes minutes; the hosts wait for the slowest.
 INITIALIZATION_SECONDS = 1800
 # Ray notices a lost host within seconds. JAX's own detector only backs it up and must outlast a long compilation.
@@ -104,10 +106,11 @@ def run_host(task: HostTask) -> bool:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # Orbax tells every step of every save through absl.
     logging.getLogger("absl").setLevel(logging.WARNING)
-    sender = Sender(task.driver, task.rank)
-    outcome = outcome_of(task, sender)
-    sender.send(outcome)
-    sender.close()
+    with stopping.announced(stopping.HOST):
+        sender = Sender(task.driver, task.rank)
+        outcome = outcome_of(task, sender)
+        sender.send(outcome)
+        sender.close()
     return not isinstance(outcome, TrainerResult)
 
 
@@ -138,6 +141,8 @@ def join_slice(task: HostTask) -> None:
         return
     import jax
 
+    # JAX would take SIGTERM for itself; `training.preemption` needs it.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         f"{task.addresses[0]}:{task.port}",
         num_processes=len(task.addresses),
@@ -147,8 +152,13 @@ def join_slice(task: HostTask) -> None:
     )
 
 
+def scratch() -> Path:
+    """Return the folder for what is of no use after the run."""
+    return Path(os.environ.get(SCRATCH_VARIABLE, "/tmp/dpojob"))
+
+
 def workdir(config: TrainerConfig, rank: int) -> Path:
     """Return a folder of this process's own for downloads and caches."""
-    folder = WORKDIR / f"{config.job.name}-a{config.job.attempt}" / f"host-{rank}"
+    folder = scratch() / f"{config.job.name}-a{config.job.attempt}" / f"host-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

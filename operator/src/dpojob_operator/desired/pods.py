@@ -11,6 +11,9 @@ from dpojob_api.v1alpha1 import DPOJob, shape_of
 from dpojob_operator.desired import env, metadata, placement, storage
 
 UID = 1000
+# For a checkpoint of the running step; a spot reclaim cuts it short.
+GRACE_SECONDS = 120
+STOP = ["python", "-m", "dpojob_trainer", "stop"]
 HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 AGENT_PORT = 52365
@@ -36,7 +39,7 @@ def build_head(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     """Return the head's pod template; the trainer's driver runs in it."""
     head = job.spec.runtime.head
     container = ray_container(job, "ray-head", image, DASHBOARD_PORT) | {
-        "env": env.head_env(job),
+        "env": env.head_env(job, image),
         "resources": placement.resources(head.resources),
         "ports": [
             port("gcs-server", HEAD_PORT),
@@ -57,7 +60,7 @@ def build_host(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     """Return the pod template of the slice's hosts; the Ray container is the first, as KubeRay wants it."""
     shape = shape_of(job.spec)
     container = ray_container(job, "ray-worker", image, AGENT_PORT) | {
-        "env": env.host_env(job),
+        "env": env.host_env(job, image),
         "resources": placement.resources(job.spec.runtime.host.resources, shape.chips_per_host),
         # libtpu's slice builder and multi-slice transport.
         "ports": [port("tpu", 8471), port("mxla", 8081)],
@@ -88,7 +91,7 @@ def pod_spec(job: DPOJob, attempt: int) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": UID,
@@ -120,6 +123,8 @@ def ray_container(job: DPOJob, name: str, image: str, ready_port: int) -> dict[s
             "timeoutSeconds": 10,
             "failureThreshold": 200,
         },
+        # Ray would kill the run at once; the trainer saves first, in head and hosts alike.
+        "lifecycle": {"preStop": {"exec": {"command": STOP}}},
         # A container whose process ends is noticed without a probe; this one only takes the place of KubeRay's.
         "livenessProbe": {
             "exec": {"command": ["true"]},

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -67,7 +68,8 @@ class GcsStore:
     def write_text(self, path: str, text: str) -> None:
         self.check_fence()
         with self._writing():
-            self._blob(path).upload_from_string(text)
+            # A browser shows report.html only as what it is called.
+            self._blob(path).upload_from_string(text, content_type=guess_type(path)[0] or "text/plain")
 
     def append_line(self, path: str, line: str) -> None:
         if path not in self._lines:

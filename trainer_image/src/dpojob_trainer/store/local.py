@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.uris import local_path, parse_uri, pvc_mount
+from dpojob_api.uris import claim_folder, local_path, parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.store.fence import Fence, LocalFence, NoFence, Writer
 from dpojob_trainer.store.marker import MARKER, check_marker, check_unmarked, marker_text
@@ -28,7 +28,7 @@ class LocalStore:
 
     def __init__(self, uri: str, writer: Writer | None = None) -> None:
         self._uri = uri
-        self._mount = Path(pvc_mount(parse_uri(uri).root))
+        self._mount = Path(claim_folder(parse_uri(uri).root))
         self._root = Path(local_path(uri))
         self._fence: Fence = LocalFence(self._root, writer) if writer else NoFence()
 

@@ -4,7 +4,7 @@ EasyDeL's own checkpoints are not used: several processes race on their index fi
 that another mesh wrote cannot be written again, and a half-written one is not told from a whole one.
 """
 
-import re
+import logging
 from typing import Any
 
 import jax
@@ -15,10 +15,28 @@ from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.training.failures import lost_peer
+from dpojob_trainer.training.agreement import everyone, meet
+from dpojob_trainer.training.arrays import Arrays, abstract, advanced, bit_sums, like, named, unnamed
+from dpojob_trainer.training.failures import last_line, lost_peer, out_of_memory
+from dpojob_trainer.training.program import Program
+from dpojob_trainer.training.retention import STEP_PREFIX, Metrics, manager_options
 
-PARAMETERS, OPTIMIZER, STEP_PREFIX = "parameters", "optimizer", "step"
-Arrays = dict[str, Any]
+log = logging.getLogger(__name__)
+
+PARAMETERS, OPTIMIZER, SUMS = "parameters", "optimizer", "sums"
+
+
+class Manager(ocp.CheckpointManager):  # type: ignore[misc]
+    """Orbax's manager, for which a checkpoint whose metrics cannot be read is one without metrics."""
+
+    def metrics(self, step: int) -> Metrics | None:
+        """Return the metrics that were saved with a checkpoint."""
+        try:
+            found: Metrics | None = super().metrics(step)
+        except ValueError as error:
+            log.warning("the metrics of the checkpoint of step %d cannot be read: %s", step, last_line(error))
+            return None
+        return found
 
 
 class Checkpoints:
@@ -31,34 +49,35 @@ class Checkpoints:
     def __init__(self, root: str, training: TrainingSpec) -> None:
         self.folder = f"{root}/{OUTPUT_CHECKPOINTS}"
         self._with_optimizer = training.save_optimizer_state
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=training.checkpoints_to_keep or None,
-            step_prefix=STEP_PREFIX,
-            cleanup_tmp_directories=True,
-        )
+        self._bit_sums = Program("bit-sums", jax.jit(bit_sums), lambda _: None)
         try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = Manager(self.folder, options=manager_options(training))
         except Exception as error:
             raise _failed(error, None) from error
 
-    def latest(self) -> int | None:
-        """Return the step of the newest whole checkpoint, None without one."""
-        step = self._manager.latest_step()
-        return None if step is None else int(step)
+    def steps(self) -> list[int]:
+        """Return the steps of the whole checkpoints, the newest first."""
+        return sorted((int(step) for step in self._manager.all_steps()), reverse=True)
 
-    def save(self, state: Any, step: int) -> None:
+    def save(self, state: Any, step: int, metrics: Metrics | None = None) -> None:
         """Write a checkpoint; the arrays are copied at once and written in the background.
+
+        Args:
+            state: the state after `step` steps.
+            step: the number of steps done.
+            metrics: means of the evaluation after `step`, None without one.
 
         Raises:
             TrainerError: CheckpointFailed, also for the background writing of an earlier one.
         """
-        items = {PARAMETERS: ocp.args.StandardSave(named(state.graphstate))}
-        if self._with_optimizer:
-            items[OPTIMIZER] = ocp.args.StandardSave(named(state.opt_state))
         try:
             self._manager.check_for_errors()
-            if step not in self._manager.all_steps():
-                self._manager.save(step, args=ocp.args.Composite(**items))
+            if step in self._manager.all_steps():
+                return
+            trees = self._trees(state)
+            items = {item: ocp.args.StandardSave(arrays) for item, arrays in trees.items()}
+            items[SUMS] = ocp.args.JsonSave(self._sums(trees))
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except Exception as error:
             raise _failed(error, step) from error
 
@@ -78,83 +97,107 @@ class Checkpoints:
         """Release the background threads."""
         self._manager.close()
 
-    def restore(self, state: Any, shardings: Any, step: int) -> Any:
-        """Return `state` as it was after `step` steps, on the shardings of this run's mesh.
+    def restore(self, state: Any, shardings: Any) -> tuple[Any, int]:
+        """Return the newest state that can be read, on the shardings of this run's mesh, and its step.
+
+        Without a checkpoint that is `state` itself and 0. All hosts use the same checkpoint; newer ones that one of
+        them could not read are removed, so that their steps can be saved again.
 
         Raises:
-            TrainerError: ResumeFailed.
+            TrainerError: RestoreFailed if there are checkpoints and none can be read.
         """
-        try:
-            return self._restore(state, shardings, step)
-        except Exception as error:
-            raise TrainerError(
-                TrainerReason.RESUME_FAILED,
-                f"the checkpoint of step {step} in {self.folder} could not be restored ({_first_line(error)[:300]}); "
-                "delete that folder to fall back to an older one or to start again",
-                step=step,
-            ) from error
+        steps, damage = self.steps(), ""
+        for tried, step in enumerate(steps):
+            found, words = self._attempt(state, shardings, step)
+            if found is not None:
+                self._remove(steps[:tried])
+                return found, step
+            damage = damage or words
+        if not steps:
+            return state, 0
+        raise TrainerError(
+            TrainerReason.RESTORE_FAILED,
+            f"none of the checkpoints in {self.folder} could be restored (steps {', '.join(map(str, steps))}; the newest: "
+            f"{damage[:300]}); delete that folder to start again from the base model",
+            step=steps[0],
+        )
 
-    def _restore(self, state: Any, shardings: Any, step: int) -> Any:
-        wanted = {PARAMETERS: _abstract(state.graphstate, shardings.graphstate)}
-        if (self._manager.directory / f"{STEP_PREFIX}_{step}" / OPTIMIZER).exists():
-            wanted[OPTIMIZER] = _abstract(state.opt_state, shardings.opt_state)
-        items = {name: ocp.args.StandardRestore(arrays) for name, arrays in wanted.items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+    def _attempt(self, state: Any, shardings: Any, step: int) -> tuple[Any | None, str]:
+        """Return the state of a checkpoint that every host could read, or None and why this one could not."""
+        found: Any = None
+        words = "another host could not read it"
+        try:
+            found = self._read(state, shardings, step)
+        except Exception as error:
+            if out_of_memory(error) or lost_peer(error):
+                raise
+            words = last_line(error)
+        meet(f"dpojob-restored-{step}")
+        if everyone(found is not None):
+            if self._sums(found) == found[SUMS]:
+                return self._filled(state, found, step), ""
+            words = "its arrays are not those that were saved"
+        log.warning("the checkpoint of step %d is damaged and is skipped: %s", step, words)
+        return None, words
+
+    def _read(self, state: Any, shardings: Any, step: int) -> Any:
+        """Return the items of a checkpoint as this host can read them, without waiting for others."""
+        wanted, places = self._trees(state), self._trees(shardings)
+        items = {item: ocp.args.StandardRestore(abstract(wanted[item], places[item])) for item in wanted}
+        with _reader(tuple(items)) as reader:
+            return reader.restore(
+                self._manager.directory / f"{STEP_PREFIX}_{step}",
+                args=ocp.args.Composite(**items, **{SUMS: ocp.args.JsonRestore()}),
+            )
+
+    def _filled(self, state: Any, found: Any, step: int) -> Any:
+        """Return `state` with the arrays that were read."""
         parameters = unnamed(state.graphstate, found[PARAMETERS])
-        if OPTIMIZER in wanted:
+        if self._with_optimizer:
             optimizer = unnamed(state.opt_state, found[OPTIMIZER])
         else:
             optimizer = advanced(state.opt_state, step)
-        return state.replace(graphstate=parameters, opt_state=optimizer, step=_like(state.step, step))
+        return state.replace(graphstate=parameters, opt_state=optimizer, step=like(state.step, step))
+
+    def _trees(self, state: Any) -> dict[str, Arrays]:
+        """Return the arrays, or the shardings, of a state by item and name."""
+        trees = {PARAMETERS: named(state.graphstate)}
+        return trees | {OPTIMIZER: named(state.opt_state)} if self._with_optimizer else trees
+
+    def _sums(self, trees: Any) -> dict[str, list[int]]:
+        """Return what tells the same arrays from others; all hosts take part and get the same."""
+        arrays = {f"{item}/{name}": a for item in self._items() for name, a in trees[item].items()}
+        return {"uint32": np.asarray(self._bit_sums(arrays)).tolist()}
+
+    def _items(self) -> tuple[str, ...]:
+        return (PARAMETERS, OPTIMIZER) if self._with_optimizer else (PARAMETERS,)
+
+    def _remove(self, steps: list[int]) -> None:
+        for step in steps:
+            log.warning("the damaged checkpoint of step %d is removed", step)
+            self._manager.delete(step)
 
 
-def named(tree: Any) -> Arrays:
-    """Return the arrays of a pytree by readable names that are unique and fit for file names."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {_name(path): leaf for path, leaf in leaves}
-    if len(arrays) != len(leaves):
-        raise ValueError("two arrays of the state have the same name")
-    return arrays
+def _reader(items: tuple[str, ...]) -> Any:
+    """Return a checkpointer of this process alone.
 
-
-def unnamed(tree: Any, arrays: Arrays) -> Any:
-    """Return `tree` with its arrays replaced by those of the same name."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], tree)
-
-
-def advanced(optimizer: Any, step: int) -> Any:
-    """Return a fresh optimizer state that counts from `step`, so that the learning rate goes on where it was.
-
-    Every count gets an array of its own: the training step donates them all, and donating one twice crashes.
+    The manager's own meets the other hosts after reading, so one that cannot read would leave them waiting.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _like(leaf, step) if _name(path).endswith("count") else leaf, optimizer
+    rank = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=rank, active_processes={rank}, barrier_sync_key_prefix=f"host{rank}"
     )
-
-
-def _name(path: Any) -> str:
-    return re.sub(r"[^A-Za-z0-9_]+", ".", jax.tree_util.keystr(path)).strip(".")
-
-
-def _abstract(tree: Any, shardings: Any) -> Arrays:
-    places = named(shardings)
-    return {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in named(tree).items()
-    }
-
-
-def _like(leaf: Any, value: int) -> Any:
-    return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        **{name: ocp.StandardCheckpointHandler(multiprocessing_options=alone) for name in items},
+        **{SUMS: ocp.JsonCheckpointHandler(multiprocessing_options=alone)},
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _failed(error: Exception, step: int | None) -> TrainerError:
     return lost_peer(error) or TrainerError(
         TrainerReason.CHECKPOINT_FAILED,
-        f"a checkpoint could not be written ({_first_line(error)}); check space and permissions of output.uri",
+        f"a checkpoint could not be written ({last_line(error)}); check space and permissions of output.uri",
         step=step,
     )

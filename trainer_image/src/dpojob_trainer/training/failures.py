@@ -24,10 +24,15 @@ def explain(error: BaseException, config: TrainerConfig) -> TrainerError:
     if isinstance(error, TrainerError):
         return error
     words = last_line(error)
-    if isinstance(error, MemoryError) or any(mark in str(error) for mark in MEMORY_MARKS):
+    if out_of_memory(error):
         return TrainerError(TrainerReason.HBM_EXHAUSTED, f"{memory_hints(config)}. It said: {words}")
     lost = lost_peer(error)
     return lost or TrainerError(TrainerReason.INTERNAL, f"{type(error).__name__}: {words}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether device or host memory did not suffice."""
+    return isinstance(error, MemoryError) or any(mark in str(error) for mark in MEMORY_MARKS)
 
 
 def lost_peer(error: BaseException) -> TrainerError | None:

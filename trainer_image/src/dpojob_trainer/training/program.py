@@ -1,22 +1,9 @@
-"""Compiled steps, and the meeting of the hosts before they first talk through their devices."""
+"""Compiled steps."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-from orbax.checkpoint import multihost
-
-# One host may load or compile minutes longer than another.
-MEETING_SECONDS = 1800
-
-
-def meet(name: str) -> None:
-    """Wait until every process has come here; each name can be used once.
-
-    Gloo lets a host wait 30 s for another when they connect, and hosts that load or compile drift further apart.
-    """
-    if jax.process_count() > 1:
-        multihost.get_barrier_sync_fn()(key=name, timeout_ms=MEETING_SECONDS * 1000)
+from dpojob_trainer.training.agreement import meet
 
 
 class Program:

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType, ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import data, sources, store, weights
+from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import (
     Begun,
@@ -27,17 +27,19 @@ from dpojob_trainer.progress import (
     HostReport,
     Numbers,
     Phase,
+    Saved,
     Step,
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache
+from dpojob_trainer.training import compile_cache, samples
+from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.losses import initial_loss, pair_loss
-from dpojob_trainer.training.plan import micro_batch_size, total_steps
-from dpojob_trainer.training.program import meet
+from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
+from dpojob_trainer.training.preemption import Preemption
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
 
@@ -77,12 +79,10 @@ class Recorder:
         self._tracker.weights(state, step)
         if not self._first:
             return
-        self._emit(Step(step, self._total, numbers))
+        self._emit(Step(step, self._total, numbers, device_bytes()))
+        self._write({"step": step, "total": self._total} | numbers)
         if step % self._config.training.log_steps == 0 or step == self._total:
-            self._write({"step": step, "total": self._total} | numbers)
             self._tracker.log("train", step, numbers)
-        if step % self._config.training.report_steps == 0 or step in (1, self._total):
-            log.info("step %d/%d %s", step, self._total, _words(numbers))
 
     def evaluated(self, step: int, numbers: Numbers) -> None:
         """Record one evaluation."""
@@ -94,11 +94,16 @@ class Recorder:
         self._tracker.log("eval", step, numbers)
         log.info("evaluation after step %d %s", step, _words(numbers))
 
-    def begun(self, step: int) -> None:
+    def saved(self, step: int) -> None:
+        """Tell the driver that a checkpoint was begun."""
+        if self._first:
+            self._emit(Saved(step, time.time()))
+
+    def begun(self, step: int, per_epoch: int) -> None:
         """Tell the driver that the loop begins after `step` steps."""
         self.phase("training")
         if self._first:
-            self._emit(Begun(step, self._total))
+            self._emit(Begun(step, self._total, per_epoch))
 
     def phase(self, name: str) -> None:
         """Tell the driver that a phase begins."""
@@ -117,6 +122,16 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         TrainerError: any documented reason.
         Exception: anything else, for `failures.explain`.
     """
+    with Preemption() as preemption:
+        try:
+            return _run(config, place, emit, preemption)
+        except Exception:
+            # The signal may have broken off something that reports it as a failure of its own.
+            preemption.leave_if_told()
+            raise
+
+
+def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption) -> HostReport:
     watch = Stopwatch()
     if place.rank == 0:
         emit(Phase("loading"))
@@ -126,15 +141,23 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
+    origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
-    with open_tracker(config, place.rank) as tracker, flushed(out):
+    with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
-        checkpoints = Checkpoints(out.root, config.training)
+        with preemption.postponed():
+            checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
-            trainer = build(config, model_dir, prepared, recorder, checkpoints, place.workdir)
-            resumed = resume(trainer, checkpoints)
-        recorder.begun(resumed)
+            leaves = Leaving(preemption, checkpoints, out)
+            trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
+            with preemption.postponed():
+                resumed = resume(trainer, checkpoints)
+            sampler = samples.sampler(config, prepared, model_dir, trainer.arguments.padding_value)
+        with watch("samples"):
+            early = samples.of_untrained(sampler, trainer, resumed)
+        preemption.wait_for_steps()
+        recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
             state = trainer.train().state
             done = require_done(state, total)
@@ -143,7 +166,10 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
             checkpoints.close()
         with watch("export"):
             recorder.phase("exporting")
-            export(config, state, model_dir, out, place)
+            texts = report.card_texts(config, origin, out) if place.rank == 0 else {}
+            export(config, state, model_dir, out, place, texts)
+        with watch("samples"):
+            told = samples.of_tuned(sampler, trainer, state, early)
     return HostReport(
         rank=place.rank,
         host=place.host,
@@ -155,7 +181,37 @@ def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
         seconds=watch.seconds,
         peak_rss_bytes=peak_rss_bytes(),
         data=prepared.report.model_dump(by_alias=True),
+        lineage=origin,
+        samples=told,
     )
+
+
+class Leaving:
+    """Ends the run between two steps once a host was told to stop, with a checkpoint of exactly this step."""
+
+    def __init__(self, preemption: Preemption, checkpoints: Checkpoints, out: store.OutputStore) -> None:
+        self._preemption, self._checkpoints, self._out = preemption, checkpoints, out
+
+    def __call__(self, state: Any, step: int) -> None:
+        """Go on, or save and raise on all hosts.
+
+        Raises:
+            TrainerError: Preempted.
+        """
+        if not self._preemption.agreed():
+            return
+        self._out.check_fence()
+        self._checkpoints.save(state, step)
+        self._checkpoints.wait()
+        self._out.flush()
+        # The driver stops all hosts once it hears from one of them.
+        meet("dpojob-preempted")
+        raise TrainerError(
+            TrainerReason.PREEMPTED,
+            f"a host was told to stop (SIGTERM); the checkpoint of step {step} is written, and the next attempt on the "
+            "same output goes on there",
+            step=step,
+        )
 
 
 @contextmanager
@@ -182,6 +238,7 @@ def build(
     prepared: data.PreparedData,
     recorder: Recorder,
     checkpoints: Checkpoints,
+    leaves: Leaving,
     workdir: Path,
 ) -> PreferenceTrainer:
     """Load policy and reference and build the trainer around them."""
@@ -191,6 +248,12 @@ def build(
     policy = weights.load_model(model_dir, config)
     arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
     arguments.padding_value = pad_id
+
+    def save(state: Any, step: int, evaluation: Numbers | None) -> None:
+        recorder._out.check_fence()
+        checkpoints.save(state, step, evaluation)
+        recorder.saved(step)
+
     return PreferenceTrainer(
         arguments=arguments,
         model=policy,
@@ -204,21 +267,11 @@ def build(
         evaluation=None
         if prepared.evaluation is None
         else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
-        cadence=Cadence(recorder._total, training.eval_steps, training.checkpoint_steps),
-        hooks=Hooks(
-            recorder.stepped, recorder.evaluated, fenced(checkpoints.save, recorder._out), recorder.phase
+        cadence=Cadence(
+            recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
         ),
+        hooks=Hooks(recorder.stepped, recorder.evaluated, save, leaves, recorder.phase),
     )
-
-
-def fenced(save: Callable[[Any, int], None], out: store.OutputStore) -> Callable[[Any, int], None]:
-    """Return `save` for the newest attempt only; every process of another one raises Fenced."""
-
-    def checked(state: Any, step: int) -> None:
-        out.check_fence()
-        save(state, step)
-
-    return checked
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
@@ -243,22 +296,14 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def resume(trainer: PreferenceTrainer, checkpoints: Checkpoints) -> int:
-    """Put the newest checkpoint into the trainer; return its step, 0 without one.
+    """Put the newest checkpoint that can be read into the trainer; return its step, 0 without any.
 
     Raises:
-        TrainerError: ResumeFailed.
+        TrainerError: RestoreFailed.
     """
-    step = checkpoints.latest()
-    if step is None:
-        return 0
-    state = checkpoints.restore(trainer.model_state, trainer.state_shardings, step)
-    restored = int(jax.device_get(state.step))
-    if restored != step or restored <= 0:
-        raise TrainerError(
-            TrainerReason.RESUME_FAILED, f"the checkpoint of step {step} holds step {restored}", step=restored
-        )
-    trainer.model_state = state
-    log.info("resumed from the checkpoint of step %d", step)
+    trainer.model_state, step = checkpoints.restore(trainer.model_state, trainer.state_shardings)
+    if step:
+        log.info("resumed from the checkpoint of step %d", step)
     return step
 
 
@@ -276,8 +321,15 @@ def require_done(state: Any, total: int) -> int:
     return done
 
 
-def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.OutputStore, place: Place) -> None:
-    """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
+def export(
+    config: TrainerConfig,
+    state: Any,
+    model_dir: Path,
+    out: store.OutputStore,
+    place: Place,
+    texts: Mapping[str, str],
+) -> None:
+    """Write the tuned policy and `texts` to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
         TrainerError: ExportFailed, OutputUnwritable or Fenced.
@@ -290,10 +342,16 @@ def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.Output
     if place.rank == 0:
         # An earlier attempt may have written it and died before it could say so.
         shutil.rmtree(target, ignore_errors=True)
-    weights.export_model(state.model, config, model_dir, target)
+    weights.export_model(state.model, config, model_dir, target, texts=texts)
     if place.rank == 0 and not on_mount:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
+
+
+def device_bytes() -> tuple[int, ...]:
+    """Return the bytes in use on each device of this host; empty on the CPU, where JAX does not tell."""
+    stats = (device.memory_stats() for device in jax.local_devices())
+    return tuple(found["bytes_in_use"] for found in stats if found and "bytes_in_use" in found)
 
 
 def _words(numbers: Numbers) -> str:

@@ -40,27 +40,35 @@ class Hooks:
     Attributes:
         stepped: called on every process after each step with the number of steps done and its metrics.
         evaluated: called on every process after each evaluation.
-        save: called on every process when a checkpoint is due.
+        save: called on every process when a checkpoint is due, with the numbers of an evaluation at the same step.
+        between: called on every process after each step but the last, when all that is due is done; it may end the run.
         phase: called with the name of the phase that begins.
     """
 
     stepped: Callable[[Any, int, Numbers], None]
     evaluated: Callable[[int, Numbers], None]
-    save: Callable[[Any, int], None]
+    save: Callable[[Any, int, Numbers | None], None]
+    between: Callable[[Any, int], None]
     phase: Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """When to evaluate and to save, in optimizer steps; None means only at the end."""
+    """When to evaluate and to save, in optimizer steps; None means only at the end.
+
+    With `rated` an evaluation precedes every checkpoint.
+    """
 
     total: int
     evaluate: int | None
     save: int
+    rated: bool = False
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation follows step `step` (0 is before the first)."""
-        return step in (0, self.total) or bool(self.evaluate and step % self.evaluate == 0)
+        if step in (0, self.total) or (self.rated and self.saves(step)):
+            return True
+        return bool(self.evaluate and step % self.evaluate == 0)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows step `step`."""
@@ -151,6 +159,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
                 self.run_evaluation(state, 0)
             for step in range(first, self.cadence.total):
                 state = self._one_step(state, step)
+                if step + 1 < self.cadence.total:
+                    self.hooks.between(state, step + 1)
         return TrainerOutput(
             state=state, mesh=self.mesh, checkpoint_path=None, last_save_file_name=None
         ), None
@@ -165,10 +175,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         if step == 0 and self.reference_state is not None:
             _require_reference(numbers["loss"], self.initial)
         self.hooks.stepped(state, step + 1, numbers)
+        evaluation = self.run_evaluation(state, step + 1) if self.cadence.evaluates(step + 1) else None
         if self.cadence.saves(step + 1):
-            self.hooks.save(state, step + 1)
-        if self.cadence.evaluates(step + 1):
-            self.run_evaluation(state, step + 1)
+            self.hooks.save(state, step + 1, evaluation)
         return state
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
@@ -176,10 +185,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         numbers = {name: float(value) for name, value in jax.device_get(found).items()}
         return numbers | {"learning_rate": float(self.scheduler(step))}
 
-    def run_evaluation(self, state: Any, step: int) -> None:
-        """Evaluate on the held-out pairs, if there are any, and hand the means to the hook."""
+    def run_evaluation(self, state: Any, step: int) -> Numbers | None:
+        """Evaluate on the held-out pairs, if there are any; hand the means to the hook and return them."""
         if self.evaluation is None or not len(self.evaluation):
-            return
+            return None
         self.hooks.phase("evaluating")
         began = time.perf_counter()
         sums: Numbers = {}
@@ -191,6 +200,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         _require_finite(numbers, step)
         self.hooks.evaluated(step, numbers | {"pairs": pairs, "seconds": time.perf_counter() - began})
         self.hooks.phase("training")
+        return numbers
 
     def _evaluate_batch(self, state: Any, batch: Batch, weights: np.ndarray[Any, Any]) -> Numbers:
         sums = self._evaluate(state, batch, weights, self.reference_state)

@@ -1,0 +1,50 @@
+"""What Kubernetes runs in a pod before it stops it (``preStop``): hosts get SIGTERM and the time to save.
+
+Ray does not pass the signal on: ``ray start``, the container's first process, kills its workers at once when it gets
+one, and the hosts of a driver that is gone as well. So a host's pod tells its process and waits for it, and the head's
+pod, which Kubernetes stops at the same moment, waits for the driver.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FOLDER = Path("/tmp/dpojob/stopping")
+# Kubernetes ends the hook with the grace period of the pod; this only bounds one that is run by hand.
+WAIT_SECONDS = 3600.0
+POLL_SECONDS = 0.2
+HOST, DRIVER = "host", "driver"
+
+
+@contextmanager
+def announced(role: str, folder: Path = FOLDER) -> Iterator[None]:
+    """Let :func:`stop` know of this process while it runs as HOST or DRIVER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{os.getpid()}.{role}"
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def stop(folder: Path = FOLDER, seconds: float = WAIT_SECONDS) -> bool:
+    """Send SIGTERM to the hosts, wait for hosts and drivers; return whether all ended within `seconds`."""
+    deadline = time.monotonic() + seconds
+    for file in running(folder):
+        if file.suffix == f".{HOST}":
+            with suppress(ProcessLookupError):
+                os.kill(int(file.stem), signal.SIGTERM)
+    while running(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def running(folder: Path) -> list[Path]:
+    """Return the files of processes that live."""
+    return [file for file in folder.glob("*.*") if Path("/proc", file.stem).exists()]
