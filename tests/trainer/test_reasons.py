@@ -1,5 +1,5 @@
-"""Bad ends, provoked for real through the driver or the trainer's command: exit code 1, one line with the documented reason
-and the cause, no traceback.
+"""Bad ends, provoked for real through the driver or the trainer's command: its exit code, one line with the documented
+reason and the cause, no traceback.
 
 Where else a reason is provoked: HostLost in test_launchers.py. Memory of a TPU cannot be exhausted without one; XLA's own
 refusal of a buffer that is larger than the host's memory stands for it. The GCS that denies access is a stand-in.
@@ -23,6 +23,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import driver
+from dpojob_trainer.exit_codes import exit_code
 from dpojob_trainer.store import Writer, open_store
 from dpojob_trainer.training import failures
 
@@ -73,7 +74,7 @@ def require_bad_end(
     code: int, result: TrainerResult | None, output: str, reason: TrainerReason, words: str
 ) -> None:
     """Check the exit code and that the last line says all."""
-    assert code == 1, output
+    assert code == exit_code(reason), output
     assert result is not None and result.reason is reason, output
     assert words in result.message and "\n" not in result.message
     assert output.splitlines()[-1] == result.to_line()
@@ -87,7 +88,7 @@ def test_bad_end_before_training(claim: Claim, gcs: Gcs, end: BadEnd) -> None:
     config = claim.config(f"end-{end.reason.value.lower()}", **end.spec(claim))
     end.prepare(claim, config)
     result = driver.drive(claim.write_config(config), 0)
-    assert result.reason is end.reason, result
+    assert result.reason is end.reason and exit_code(result.reason) > 0, result
     assert end.words in result.message and "\n" not in result.message
 
 
