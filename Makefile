@@ -43,10 +43,19 @@ fmt: venv ## Format the code and fix what ruff can fix
 test-unit: venv ## Unit tests: seconds, no network
 	@$(PYTEST) tests/unit
 
-test-trainer: venv ## The trainer: real EasyDeL on CPU devices
+FAKE_GCS_VERSION := v1.56.1
+FAKE_GCS := $(DPOJOB_CACHE)/bin/fake-gcs-server-$(FAKE_GCS_VERSION)/fake-gcs-server
+
+$(FAKE_GCS):
+	@echo "compiling fake-gcs-server, once (up to 4 minutes)"
+	@GOBIN=$(@D) CGO_ENABLED=0 GOWORK=off GOFLAGS=-trimpath go install -p 1 -ldflags "-s -w" github.com/fsouza/fake-gcs-server@$(FAKE_GCS_VERSION)
+
+fake-gcs: $(FAKE_GCS) ## Compile the GCS emulator of the trainer's tests into the cache
+
+test-trainer: venv fake-gcs ## The trainer: real EasyDeL on CPU devices
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow"
 
-test-trainer-slow: venv ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
+test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
 
 .tools/trl/.stamp: tests/parity/requirements.lock | $(UV)
@@ -93,6 +102,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

@@ -14,7 +14,7 @@ import yaml
 
 from dpojob_api.accelerator import shapes
 from dpojob_api.crd import Schema, custom_resource_definition
-from dpojob_api.reasons import ConditionType, OperatorReason, TrainerReason
+from dpojob_api.reasons import TRANSIENT, ConditionType, OperatorReason, TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,10 +140,21 @@ def conditions_reference() -> str:
         + table(ConditionType)
         + "\n\n## Reasons found by the operator\n\n| reason | meaning |\n|---|---|\n"
         + table(OperatorReason)
-        + "\n\n## Reasons given by the trainer\n\n| reason | meaning |\n|---|---|\n"
-        + table(TrainerReason)
+        + "\n\n## Reasons given by the trainer\n\n"
+        + "A run that fails ends with an [exit code](../run.md) that is not 0 and one line that names the reason and the cause. "
+        + "The last column says whether "
+        + "the same job may succeed if it is tried again without a change.\n\n"
+        + "| reason | meaning and fix | trying again |\n|---|---|---|\n"
+        + "\n".join(f"| `{w.value}` | {escape(w.doc)} | {trying_again(w)} |" for w in TrainerReason)
         + "\n"
     )
+
+
+def trying_again(reason: TrainerReason) -> str:
+    """Return what a further attempt without a change would bring."""
+    if reason in (TrainerReason.SUCCEEDED, TrainerReason.FENCED):
+        return "not needed"
+    return "may help" if reason in TRANSIENT else "needs a change"
 
 
 def accelerators_reference() -> str:

@@ -57,7 +57,12 @@ DEFAULTS = {
     "attention": {"mechanism": "auto"},
     "gradientCheckpointing": "nothing_saveable",
     "accelerator": {"type": "v4-64", "capacity": {"type": "OnDemand"}},
-    "output": {"uri": "pvc://no-such-claim-either/out", "exportFormat": "safetensors"},
+    "output": {
+        "uri": "pvc://no-such-claim-either/out",
+        "exportFormat": "safetensors",
+        "sampleCompletions": 4,
+        "sampleTokens": 64,
+    },
     "tracking": {},
     "credentials": {},
     "runtime": {

@@ -51,7 +51,7 @@ def job(name: str, **spec: Any) -> Object:
         "precision": {"params": "float32", "compute": "float32"},
         "gradientCheckpointing": "none",
         "accelerator": {"type": "v4-16"},
-        "output": {"uri": f"pvc://dpo-outputs/{name}"},
+        "output": {"uri": f"pvc://dpo-outputs/{name}", "sampleCompletions": 1, "sampleTokens": 4},
         "runtime": {"platform": "cpu", "head": {"resources": small}, "host": {"resources": small}},
     }
     return {

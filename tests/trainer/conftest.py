@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.trainer import fake_gcs, tiny_models
 from tests.trainer import gcs as gcs_api
-from tests.trainer import tiny_models
+from tests.trainer.fake_gcs import FakeGcs
 from tests.trainer.gcs import Gcs
 from tests.trainer.jobs import Claim, mounted, write_pairs
 
@@ -60,4 +61,15 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
     """A GCS that the client of this process uses."""
     with gcs_api.serve() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGcs]:
+    """The GCS emulator with the buckets `inputs` and `out`, which the clients of this process and its children use."""
+    with fake_gcs.serve() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        for bucket in ("inputs", "out"):
+            server.create_bucket(bucket)
         yield server

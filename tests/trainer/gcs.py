@@ -1,7 +1,7 @@
 """A stand-in of the part of GCS's JSON API that google-cloud-storage calls, in memory on 127.0.0.1.
 
-There is no GCS in the tests; the real client speaks to this through STORAGE_EMULATOR_HOST. Generations are only known
-as "exists or not" (ifGenerationMatch=0).
+There is no GCS in the tests; the real client speaks to this through STORAGE_EMULATOR_HOST. It shows every request and
+refuses whole buckets, which the emulator of `fake_gcs.py` cannot.
 """
 
 import base64
@@ -27,6 +27,8 @@ class Gcs:
 
     url: str = ""
     buckets: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    generations: dict[tuple[str, str], int] = field(default_factory=dict)
+    metadata: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
 
@@ -77,20 +79,25 @@ class Handler(BaseHTTPRequestHandler):
             del objects[name]
             self.send(204, None)
         elif self.query.get("alt") == "media":
+            self.generation = self.gcs.generations.get((bucket, name), 1)
             self.send(200, objects[name])
         else:
-            self.send(200, resource(bucket, name, objects[name]))
+            self.send(200, self.resource(bucket, name, objects[name]))
 
     def upload(self, bucket: str, objects: dict[str, bytes]) -> None:
         boundary = re.search(r'boundary="?([^";]+)', self.headers["Content-Type"])
         assert self.query["uploadType"] == "multipart" and boundary
         parts = self.body.split(b"--" + boundary[1].encode())
-        name = json.loads(parts[1].partition(b"\r\n\r\n")[2])["name"]
-        if self.query.get("ifGenerationMatch") == "0" and name in objects:
+        described = json.loads(parts[1].partition(b"\r\n\r\n")[2])
+        name = described["name"]
+        generation = self.gcs.generations.get((bucket, name), 1) if name in objects else 0
+        if self.query.get("ifGenerationMatch", str(generation)) != str(generation):
             self.send(412, {"error": {"message": "conditionNotMet"}})
             return
+        self.gcs.generations[bucket, name] = generation + 1
+        self.gcs.metadata[bucket, name] = described.get("metadata", {})
         objects[name] = parts[2].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-        self.send(200, resource(bucket, name, objects[name]))
+        self.send(200, self.resource(bucket, name, objects[name]))
 
     def list(self, bucket: str, objects: dict[str, bytes]) -> None:
         prefix, delimiter = self.query.get("prefix", ""), self.query.get("delimiter")
@@ -105,12 +112,24 @@ class Handler(BaseHTTPRequestHandler):
             else []
         )
         items = [
-            resource(bucket, name, objects[name])
+            self.resource(bucket, name, objects[name])
             for name in names
             if not any(name.startswith(folder) for folder in folders)
         ]
         limit = int(self.query.get("maxResults", len(items)))
         self.send(200, {"kind": "storage#objects", "items": items[:limit], "prefixes": folders})
+
+    def resource(self, bucket: str, name: str, content: bytes) -> dict[str, Any]:
+        """An object's description."""
+        return {
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": name,
+            "size": str(len(content)),
+            "generation": str(self.gcs.generations.get((bucket, name), 1)),
+            "metadata": self.gcs.metadata.get((bucket, name), {}),
+            "md5Hash": checksum(content),
+        }
 
     def send(self, status: int, content: Any) -> None:
         body = (
@@ -123,6 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if isinstance(content, bytes):
             self.send_header("X-Goog-Hash", f"md5={checksum(content)}")
+            self.send_header("X-Goog-Generation", str(self.generation))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -131,18 +151,6 @@ class Handler(BaseHTTPRequestHandler):
 def checksum(content: bytes) -> str:
     """MD5 in base64, as GCS writes it."""
     return base64.b64encode(md5(content).digest()).decode()
-
-
-def resource(bucket: str, name: str, content: bytes) -> dict[str, Any]:
-    """An object's metadata."""
-    return {
-        "kind": "storage#object",
-        "bucket": bucket,
-        "name": name,
-        "size": str(len(content)),
-        "generation": "1",
-        "md5Hash": checksum(content),
-    }
 
 
 @contextmanager

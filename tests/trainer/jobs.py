@@ -33,7 +33,7 @@ class Claim:
     name: str
     path: Path
 
-    def config(self, output: str, *, attempt: int = 1, **spec: Any) -> TrainerConfig:
+    def config(self, output: str, /, *, attempt: int = 1, **spec: Any) -> TrainerConfig:
         """Return the configuration of a job of 12 steps on one host of 4 chips; `spec` replaces parts of its spec."""
         base: dict[str, Any] = {
             "model": {"uri": f"pvc://{self.name}/model"},
@@ -46,7 +46,7 @@ class Claim:
             "training": TRAINING,
             "precision": {"params": "float32", "compute": "float32"},
             "accelerator": {"type": "v4-8"},
-            "output": {"uri": f"pvc://{self.name}/{output}"},
+            "output": {"uri": f"pvc://{self.name}/{output}", "sampleCompletions": 0},
             "runtime": {"platform": "cpu"},
             "gradientCheckpointing": "none",
         }
@@ -98,17 +98,25 @@ def write_pairs(path: Path, count: int) -> None:
             file.write(json.dumps(pair) + "\n")
 
 
-def run_trainer(
-    arguments: list[str], *, env: dict[str, str] | None = None, seconds: float = 300
-) -> tuple[int, TrainerResult | None, str]:
-    """Run the trainer's command; return its exit code, its result line and its whole output."""
-    done = subprocess.run(
+def command_of(arguments: list[str], env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Start the trainer's command; its output is one stream of text."""
+    return subprocess.Popen(
         [sys.executable, "-m", "dpojob_trainer", *arguments],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
-        check=False,
     )
-    return done.returncode, find_result(done.stdout), done.stdout
+
+
+def run_trainer(
+    arguments: list[str], *, env: dict[str, str] | None = None, seconds: float = 300
+) -> tuple[int, TrainerResult | None, str]:
+    """Run the trainer's command; return its exit code, its result line and its whole output."""
+    with command_of(arguments, env) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, find_result(output), output

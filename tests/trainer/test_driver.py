@@ -205,7 +205,7 @@ def test_a_wrong_configuration_ends_with_the_field(tmp_path: Path, claim: Claim)
     path = tmp_path / "trainer.json"
     path.write_text(json.dumps(wire))
     code, result, output = run_trainer(["drive", "--config", str(path), "--metrics-port", "0"])
-    assert code == 1
+    assert code == 2
     assert result is not None
     assert result.reason is TrainerReason.CONFIG_INVALID
     assert "training.globalBatchSize" in result.message
@@ -214,7 +214,7 @@ def test_a_wrong_configuration_ends_with_the_field(tmp_path: Path, claim: Claim)
 
 def test_a_missing_configuration_ends_with_its_path() -> None:
     code, result, _ = run_trainer(["drive", "--config", "/nowhere/trainer.json", "--metrics-port", "0"])
-    assert (code, result and result.reason) == (1, TrainerReason.CONFIG_INVALID)
+    assert (code, result and result.reason) == (2, TrainerReason.CONFIG_INVALID)
     assert result is not None
     assert "/nowhere/trainer.json" in result.message
 
@@ -224,9 +224,31 @@ def test_what_preflight_finds_ends_the_run_before_ray_is_asked(claim: Claim) -> 
     config = claim.config("nodata", dataset={"uri": f"pvc://{claim.name}/nothing.jsonl"})
     path = claim.write_config(config)
     code, result, output = run_trainer(["drive", "--config", str(path), "--metrics-port", "0"])
-    assert (code, result and result.reason) == (1, TrainerReason.DATASET_NOT_FOUND)
+    assert (code, result and result.reason) == (4, TrainerReason.DATASET_NOT_FOUND)
     assert "Traceback" not in output
     assert output.splitlines()[-1].startswith("DPOJOB-RESULT ")
+
+
+def test_the_data_are_checked_on_the_head_alone(claim: Claim) -> None:
+    """Neither Ray nor weights nor the output folder are needed; the exit code is that of ``dpojob check``."""
+    path = claim.write_config(claim.config("checked"))
+    code, result, output = run_trainer(["check", "--config", str(path)])
+    assert (code, result and result.reason) == (0, TrainerReason.SUCCEEDED), output
+    report = json.loads(output.splitlines()[-2])
+    assert (report["rows"], report["trainPairs"], report["evalPairs"]) == (64, 51, 13)
+    assert not (claim.path / "checked").exists()
+
+
+def test_refused_data_end_the_check_with_their_report(claim: Claim) -> None:
+    gate = {
+        "uri": f"pvc://{claim.name}/pairs.jsonl",
+        "columns": {"prompt": "prompt"},
+        "gate": {"minPairs": 65},
+    }
+    path = claim.write_config(claim.config("gated", dataset=gate))
+    code, result, output = run_trainer(["check", "--config", str(path)])
+    assert (code, result and result.reason) == (3, TrainerReason.DATA_INVALID), output
+    assert json.loads(output.splitlines()[-2])["violations"]
 
 
 @pytest.mark.jax

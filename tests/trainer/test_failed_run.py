@@ -62,7 +62,7 @@ def test_the_metrics_of_a_failed_run_are_kept(
             raise TypeError("wrong argument")
 
     monkeypatch.setattr(training.Recorder, "stepped", fails_at_3)
-    monkeypatch.setattr(store, "open_store", lambda uri: lines)
+    monkeypatch.setattr(store, "output_of", lambda config: lines)
     config = claim.config("failed", accelerator={"type": "v4-16"})
     with pytest.raises(TypeError, match="wrong argument"):
         training.run(config, training.Place(0, "localhost", tmp_path / "work"), lambda event: None)

@@ -136,23 +136,37 @@ def losses(claim: Claim, output: str) -> list[float]:
     return [line["loss"] for line in claim.metrics(output) if "loss" in line]
 
 
-def two_hosts(claim: Claim, output: str, **spec: Any) -> TrainerConfig:
-    return claim.config(output, **(TWO_HOSTS | spec))
+def two_hosts(claim: Claim, name: str, **spec: Any) -> TrainerConfig:
+    return claim.config(name, **(TWO_HOSTS | spec))
+
+
+def sampled(claim: Claim, name: str) -> TrainerConfig:
+    """A job that completes two prompts before and after."""
+    output = {"uri": f"pvc://{claim.name}/{name}", "sampleCompletions": 2, "sampleTokens": 8}
+    return two_hosts(claim, name, output=output)
+
+
+def before(claim: Claim, name: str) -> list[str]:
+    """What the base model said; of the tuned model both runs told something."""
+    told = claim.summary(name)["samples"]["completions"]
+    assert len(told) == 2 and all(one["after"] is not None for one in told)
+    return [one["before"] for one in told]
 
 
 def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, start: Start) -> None:
     for number in range(2):
         add_host(cluster, number)
-    config = two_hosts(claim, "slice")
+    config = sampled(claim, "slice")
     code, result, log = start(config).end()
     assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
     assert len(claim.summary("slice")["hosts"]) == 2
     assert (claim.path / "slice" / "model" / "tokenizer.json").is_file()
 
-    alone = claim.write_config(two_hosts(claim, "alone"))
+    alone = claim.write_config(sampled(claim, "alone"))
     code, _, log = run_trainer(["local", "--config", str(alone)], seconds=DEADLINE_SECONDS)
     assert code == 0, log
     assert losses(claim, "slice") == pytest.approx(losses(claim, "alone"), abs=1e-3)
+    assert before(claim, "slice") == before(claim, "alone")
 
 
 def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(

@@ -8,7 +8,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from dpojob_api import metrics
 from dpojob_api.constants import FIELD_MANAGER, METRICS_PATH
 from dpojob_trainer.board import Board
-from dpojob_trainer.progress import Begun, Evaluation, Phase, Step, Stopwatch, eta_seconds
+from dpojob_trainer.progress import (
+    Begun,
+    Data,
+    Evaluation,
+    Event,
+    Phase,
+    Saved,
+    Step,
+    Stopwatch,
+    eta_seconds,
+)
 
 
 def serve(board: Board) -> str:
@@ -21,10 +31,14 @@ def serve(board: Board) -> str:
 
 def scrape(url: str, agent: str = FIELD_MANAGER) -> dict[str, float]:
     """Return the samples by name; a phase by its label."""
+    families = text_string_to_metric_families(text_of(url, agent))
+    return {s.labels.get("phase", s.name): s.value for family in families for s in family.samples}
+
+
+def text_of(url: str, agent: str = FIELD_MANAGER) -> str:
     request = urllib.request.Request(url, headers={"User-Agent": agent})
     with urllib.request.urlopen(request, timeout=10) as reply:
-        families = text_string_to_metric_families(reply.read().decode())
-    return {s.labels.get("phase", s.name): s.value for family in families for s in family.samples}
+        return str(reply.read().decode())
 
 
 def numbers(loss: float, seconds: float) -> dict[str, float]:
@@ -47,7 +61,7 @@ def test_the_newest_step_is_served_with_its_remaining_time() -> None:
 
 def test_the_total_is_served_before_the_first_step() -> None:
     board = Board()
-    board.update(Begun(4, 10))
+    board.update(Begun(4, 10, 5))
     found = scrape(serve(board))
     assert (found[metrics.STEP], found[metrics.TOTAL_STEPS]) == (4, 10)
     assert metrics.LOSS not in found
@@ -77,10 +91,62 @@ def test_only_a_scrape_after_the_end_is_the_final_one() -> None:
 
 def test_every_gauge_has_help_and_the_documented_name() -> None:
     board = Board()
-    board.update(Step(1, 2, numbers(0.5, 1.0)))
+    board.update(Data({"read": 4}))
+    board.update(Begun(0, 2, 2))
+    board.update(Step(1, 2, STEP_NUMBERS, (1024, 2048)))
+    board.update(Saved(1, 1.8e9))
     board.update(Evaluation(1, {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8}))
     board.finish(2, 2)
     assert {family.name for family in board.collect()} == set(metrics.HELP)
+
+
+STEP_NUMBERS = {
+    "loss": 0.5,
+    "rewards/accuracies": 0.75,
+    "rewards/margins": 0.3,
+    "rewards/chosen": 0.1,
+    "rewards/rejected": -0.2,
+    "logps/chosen": -30.0,
+    "logps/rejected": -40.0,
+    "grad_norm": 1.5,
+    "learning_rate": 1e-6,
+    "seconds": 2.0,
+    "tokens": 300.0,
+    "padded_tokens": 1024.0,
+}
+
+
+def test_every_number_of_a_step_is_served() -> None:
+    board = Board()
+    board.update(Begun(4, 24, 8))
+    board.update(Step(6, 24, STEP_NUMBERS))
+    found = scrape(serve(board))
+    assert (found[metrics.REWARD_CHOSEN], found[metrics.REWARD_REJECTED]) == (0.1, -0.2)
+    assert (found[metrics.LOGP_CHOSEN], found[metrics.LOGP_REJECTED]) == (-30, -40)
+    assert (found[metrics.GRAD_NORM], found[metrics.LEARNING_RATE]) == (1.5, 1e-6)
+    assert found[metrics.STEP_SECONDS] == 2
+    assert (found[metrics.TOKENS_PER_SECOND], found[metrics.PADDED_TOKENS_PER_SECOND]) == (150, 512)
+    assert found[metrics.EPOCH] == 0.75
+
+
+def test_pairs_devices_and_checkpoints_are_served() -> None:
+    board = Board()
+    board.update(Data({"read": 300, "train": 284, "dropped_equal": 2}))
+    board.update(Step(1, 2, STEP_NUMBERS, (1024, 2048)))
+    board.update(Saved(1, 1.8e9))
+    text = text_of(serve(board))
+    assert 'dpojob_data_pairs{kind="read"} 300.0' in text
+    assert 'dpojob_data_pairs{kind="dropped_equal"} 2.0' in text
+    assert 'dpojob_device_bytes_in_use{device="1"} 2048.0' in text
+    assert "dpojob_checkpoint_step 1.0" in text and "dpojob_checkpoint_timestamp_seconds 1.8e+09" in text
+
+
+def test_events_are_passed_on_and_told_numbers_are_not() -> None:
+    told: list[Event] = []
+    board = Board(told.append)
+    board.update(Phase("training"))
+    board.keep(Evaluation(0, {"loss": 0.7}))
+    assert told == [Phase("training")]
 
 
 def test_eta_is_the_median_of_the_newest_steps() -> None:

@@ -20,11 +20,14 @@ import pytest
 from tests.trainer import hub as hub_api
 from tests.trainer.gcs import Gcs
 from tests.trainer.hub import GOOD_TOKEN, OTHER_TOKEN, Fault, Hub, Repo
+from tests.trainer.manifests import config
 
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
 from dpojob_api.reasons import TrainerReason
+from dpojob_trainer import data
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.sources import fetch_dataset_files, fetch_model
+from dpojob_trainer.report import lineage_of
+from dpojob_trainer.sources import fetch_dataset_files, fetch_model, pinned
 from dpojob_trainer.sources.hub import load_split
 from dpojob_trainer.sources.layout import layout_problem
 
@@ -400,3 +403,30 @@ SHARDS = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 def test_layout(names: set[str], words: str | None) -> None:
     problem = layout_problem(names)
     assert problem is None if words is None else problem is not None and words in problem
+
+
+class TestLineage:
+    def test_names_the_commits_that_were_read(
+        self, hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = {file.name: file.read_bytes() for file in model.iterdir()} | {"model.safetensors": WEIGHTS}
+        hub.models[NAME], hub.datasets[NAME] = Repo({"main": files}), Repo({"main": {"train.jsonl": JSONL}})
+        job = config(
+            model={"uri": f"hf://{NAME}"}, dataset={"uri": f"hf://{NAME}", "columns": {"prompt": "prompt"}}
+        )
+        monkeypatch.setenv("DPOJOB_IMAGE", "registry/trainer@sha256:0")
+        folder = fetch_model(job.model, tmp_path / "work")
+        prepared = data.prepare(job, folder, tmp_path / "work")
+        found = lineage_of(job, folder, prepared)
+        assert found["modelRevision"] == hub.models[NAME].commit("main")
+        assert found["datasetRevision"] == hub.datasets[NAME].commit("main")
+        assert (found["image"], len(found["chatTemplateSha256"])) == ("registry/trainer@sha256:0", 64)
+        again = data.prepare(job, folder, tmp_path / "again")
+        assert again.pairs_sha256 == found["pairsSha256"]
+        hub.datasets[NAME] = Repo({"main": {"train.jsonl": JSONL.replace(b"good", b"better")}})
+        assert data.prepare(job, folder, tmp_path / "other").pairs_sha256 != found["pairsSha256"]
+
+    def test_a_local_file_has_no_revision(self, hub: Hub, tmp_path: Path) -> None:
+        spec = DatasetSpec(uri=f"hf://{NAME}")
+        assert pinned(spec, tmp_path / "pairs.jsonl") == spec
+        assert hub.requests == []

@@ -251,12 +251,15 @@ def test_the_best_checkpoint_is_kept_and_rated(train: Train, claim: Claim) -> No
 
 def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: Claim) -> None:
     spec = EIGHT_CHIPS | {
-        "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3},
+        "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3, "logSteps": 2},
         "dataset": {"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
     }
     whole = train(claim.config("whole", **spec))
     spec["training"] = spec["training"] | {"gradientAccumulationSteps": 2}
     parts = train(claim.config("parts", **spec))
+    for output in ("whole", "parts"):
+        steps = [line["step"] for line in claim.metrics(output) if "loss" in line]
+        assert steps == [1, 2, 3], "logSteps thins what trackers get, not metrics.jsonl"
     for one, two in zip(whole.events, parts.events, strict=True):
         if isinstance(one, Step) and isinstance(two, Step):
             for name in ("loss", "rewards/accuracies", "rewards/margins", "grad_norm"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpojob_api.reasons import ConditionType, Documented, OperatorReason, TrainerReason
+from dpojob_api.reasons import TRANSIENT, ConditionType, Documented, OperatorReason, TrainerReason
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs/reference/conditions.md").read_text()
 WORDS: list[Documented] = [*ConditionType, *OperatorReason, *TrainerReason]
@@ -16,6 +16,29 @@ def test_word_is_documented(word: Documented) -> None:
     assert re.fullmatch(r"([A-Z][a-z]+|RayJob|KubeRay|HBM)+", word.value)
     assert re.fullmatch(r"[A-Za-z].+\.", word.doc)
     assert f"| `{word.value}` |" in REFERENCE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "DataInvalid",
+        "ModelNotFound",
+        "CredentialsMissing",
+        "ReferenceMismatch",
+        "NonFiniteLoss",
+        "HBMExhausted",
+        "OutputUnwritable",
+        "Fenced",
+        "Internal",
+    ],
+)
+def test_reasons_of_the_contract(value: str) -> None:
+    assert TrainerReason(value).doc
+
+
+def test_trying_again_without_a_change_helps_only_against_what_passes() -> None:
+    rows = {line.split("`")[1]: line for line in REFERENCE.splitlines() if line.startswith("| `")}
+    assert {name for name, line in rows.items() if line.endswith("| may help |")} == set(TRANSIENT)
 
 
 def test_words_stay_strings() -> None:

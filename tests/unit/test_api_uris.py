@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dpojob_api.constants import CLAIMS_VARIABLE
 from dpojob_api.uris import (
     INPUT_PATTERN,
     OUTPUT_PATTERN,
@@ -58,6 +59,13 @@ def test_claim_is_mounted_where_the_trainer_looks() -> None:
     assert pvc_mount("claim") == "/mnt/dpojob/claim"
     assert local_path("pvc://claim/a/b/") == "/mnt/dpojob/claim/a/b"
     assert local_path("pvc://claim") == "/mnt/dpojob/claim"
+
+
+def test_a_folder_may_stand_for_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CLAIMS_VARIABLE, '{"claim": "/home/me/data"}')
+    assert local_path("pvc://claim/a/b") == "/home/me/data/a/b"
+    assert local_path("pvc://other/a") == "/mnt/dpojob/other/a"
+    assert pvc_mount("claim") == "/mnt/dpojob/claim"
 
 
 def test_only_claims_have_a_local_path() -> None:

@@ -112,8 +112,11 @@ def test_fields_of_the_crd():
     assert spec_fields({"spec": {"versions": [old]}}) == frozenset()
 
 
-def exposition(**values):
+def exposition(pairs=None, **values):
     registry = CollectorRegistry()
+    kinds = Gauge(metrics.DATA_PAIRS, "x", ["kind"], registry=registry)
+    for kind, count in (pairs or {}).items():
+        kinds.labels(kind).set(count)
     for name, value in values.items():
         Gauge(getattr(metrics, name), "x", registry=registry).set(value)
     phase = Gauge(metrics.PHASE, "x", ["phase"], registry=registry)
@@ -144,6 +147,13 @@ def test_scrape_of_a_finished_run():
     )
     assert scrape is not None
     assert (scrape.finished, scrape.final.step, scrape.final.eval_reward_margin) == (True, 40, 0.25)
+
+
+def test_scrape_of_the_pairs():
+    pairs = {kind: number for number, kind in enumerate(metrics.DATA_KINDS)}
+    assert trainer_metrics.parse_scrape(exposition(pairs, STEP=0)).pairs == pairs
+    assert trainer_metrics.parse_scrape(exposition(STEP=0)).pairs is None
+    assert trainer_metrics.parse_scrape(exposition({"read": 1}, STEP=0)).pairs is None
 
 
 def test_numbers_that_json_cannot_carry_are_left_out():

@@ -161,6 +161,10 @@ def test_tokens_stay_in_their_secrets():
         assert found["HF_TOKEN"] == found["WANDB_API_KEY"] == {"secretKeyRef": ref}
 
 
+def test_the_image_is_named_for_the_models_lineage():
+    assert variables(head())["DPOJOB_IMAGE"] == variables(host())["DPOJOB_IMAGE"] == IMAGE
+
+
 def test_users_variables_come_last_and_win():
     own = [{"name": "A", "value": "1"}, {"name": "RAY_health_check_timeout_ms", "value": "7"}]
     found = variables(host({"runtime": {"env": own}}))
@@ -169,7 +173,8 @@ def test_users_variables_come_last_and_win():
 
 def test_no_variable_twice():
     names = [
-        v["name"] for v in env.host_env(b.make_job({"runtime": {"env": [{"name": "HOME", "value": "/x"}]}}))
+        v["name"]
+        for v in env.host_env(b.make_job({"runtime": {"env": [{"name": "HOME", "value": "/x"}]}}), IMAGE)
     ]
     assert len(names) == len(set(names))
 

@@ -1,11 +1,12 @@
 """From plan to status: conditions, attempts, progress, events. Pure logic; no cluster."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from tests.unit import operator_builders as b
 
-from dpojob_api.reasons import OperatorReason
+from dpojob_api.reasons import DATA_REASONS, OperatorReason
 from dpojob_api.status import DPOJobStatus, FinalMetrics
 from dpojob_operator import status, transitions
 from dpojob_operator.decide import Plan, Stage
@@ -218,3 +219,46 @@ def test_event_level_and_object(kind, level):
     event = transitions.build_event(body, b.make_condition(kind, message="x" * 3000), b.NOW)
     assert (event["type"], event["involvedObject"]["uid"]) == (level, "u")
     assert len(event["message"]) <= 1024
+
+
+PAIRS = {
+    "read": 300, "train": 284, "eval": 16, "dropped_empty": 0, "dropped_equal": 0, "truncated": 3, "duplicate": 0,
+    "overlap": 0,
+}  # fmt: skip
+COUNTS = "300 pairs: 284 train, 16 eval; 0 dropped, 3 truncated, 0 duplicate, 0 in both."
+
+
+def data_valid(new):
+    return next((c for c in new.conditions if c.type == "DataValid"), None)
+
+
+def examined(job):
+    scrape = replace(b.make_scrape(), pairs=PAIRS)
+    return b.observe(job, scrape=scrape)
+
+
+def test_nothing_is_said_about_pairs_that_nobody_examined():
+    job = b.make_job(status=b.active())
+    assert data_valid(after(job, make_plan(Stage.RUNNING))) is None
+    assert data_valid(after(job, make_plan(Stage.FAILED, OperatorReason.HOST_LOST))) is None
+
+
+def test_examined_pairs_are_valid_with_their_counts():
+    job = b.make_job(status=b.active())
+    found = data_valid(after(job, make_plan(Stage.RUNNING), examined(job)))
+    assert (found.status, found.reason, found.message) == ("True", "DataAccepted", COUNTS)
+
+
+@pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED, Stage.LOST, Stage.CREATED])
+def test_what_is_known_of_the_pairs_stays(stage):
+    job = b.make_job(status=b.active())
+    first = after(job, make_plan(Stage.RUNNING), examined(job))
+    later = after(b.make_job(status=first), make_plan(stage, OperatorReason.HOST_LOST), b.nothing())
+    assert data_valid(later) == data_valid(first)
+
+
+@pytest.mark.parametrize("reason", sorted(DATA_REASONS))
+def test_refused_pairs_are_not_valid(reason):
+    job = b.make_job(status=b.active())
+    found = data_valid(after(job, make_plan(Stage.FAILED, reason, "why"), examined(job)))
+    assert (found.status, found.reason, found.message) == ("False", reason.value, "why")

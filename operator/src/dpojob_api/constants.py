@@ -27,6 +27,11 @@ CONFIG_KEY: Final = "trainer.json"
 CONFIG_DIR: Final = "/etc/dpojob"
 CONFIG_PATH: Final = f"{CONFIG_DIR}/{CONFIG_KEY}"
 PVC_MOUNT_ROOT: Final = "/mnt/dpojob"
+# Folders that stand for claims where none is mounted.
+CLAIMS_VARIABLE: Final = "DPOJOB_CLAIMS"
+
+# The operator names the trainer's image in it, for the model's lineage.
+IMAGE_VARIABLE: Final = "DPOJOB_IMAGE"
 
 METRICS_PORT: Final = 8090
 METRICS_PATH: Final = "/metrics"
@@ -39,4 +44,6 @@ OUTPUT_CHECKPOINTS: Final = "checkpoints"
 OUTPUT_MODEL: Final = "model"
 OUTPUT_METRICS: Final = "metrics.jsonl"
 OUTPUT_SUMMARY: Final = "summary.json"
+OUTPUT_REPORT: Final = "report.html"
+OUTPUT_TENSORBOARD: Final = "tensorboard"
 OUTPUT_COMPILE_CACHE: Final = "compile-cache"

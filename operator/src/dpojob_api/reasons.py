@@ -1,6 +1,7 @@
 """Every condition type and reason, each documented; ``docs/reference/conditions.md`` is generated from here."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Documented(StrEnum):
@@ -24,6 +25,10 @@ class ConditionType(Documented):
     )
     FAILED = "Failed", "True once the job has ended without a result. Final."
     RUNNING = "Running", "True while the trainer runs on all hosts of the slice."
+    DATA_VALID = (
+        "DataValid",
+        "True once the pairs have been examined and accepted, with their counts; False if they were refused. Absent before.",
+    )
     RECONCILING = (
         "Reconciling",
         "True while the operator is bringing an attempt up or down; only present while True.",
@@ -43,6 +48,10 @@ class OperatorReason(Documented):
         "Pods of the attempt are not ready; the message repeats the scheduler's or the kubelet's words.",
     )
     TRAINING = "Training", "The trainer runs; progress is in status.progress."
+    DATA_ACCEPTED = (
+        "DataAccepted",
+        "The trainer examined the pairs and goes on; the message has their counts.",
+    )
     FINISHED = "Finished", "The trainer ended well and its final step, loss and output were checked."
     NOT_RUNNING = "NotRunning", "No trainer is running."
     NOT_FINISHED = "NotFinished", "The job has not ended."
@@ -111,7 +120,7 @@ class TrainerReason(Documented):
     )
     MODEL_NOT_FOUND = (
         "ModelNotFound",
-        "The model URI or revision does not exist or is not in Hugging Face layout.",
+        "The model URI or revision does not exist or is not in Hugging Face layout. Correct model.uri or model.revision.",
     )
     MODEL_UNSUPPORTED = "ModelUnsupported", "EasyDeL has no such architecture, or a tensor does not fit it."
     DATASET_NOT_FOUND = "DatasetNotFound", "The data set URI, revision or split does not exist."
@@ -129,20 +138,32 @@ class TrainerReason(Documented):
     NO_CHAT_TEMPLATE = "NoChatTemplate", "The data is conversational and the tokenizer has no chat template."
     CREDENTIALS_MISSING = (
         "CredentialsMissing",
-        "The repository or bucket is not public, and the token or service account is missing or has no access.",
+        "The repository or bucket is not public, and the token or service account is missing or has no access. Name a "
+        "Secret in credentials, or grant the service account access.",
     )
     RATE_LIMITED = "RateLimited", "The Hub refused with 429 after all retries."
     DOWNLOAD_FAILED = "DownloadFailed", "A download broke off after all retries."
-    OUTPUT_UNWRITABLE = "OutputUnwritable", "output.uri cannot be written."
+    OUTPUT_UNWRITABLE = (
+        "OutputUnwritable",
+        "output.uri cannot be written. Grant write access, mount the claim read-write or make room; the message says which.",
+    )
     FENCED = (
         "Fenced",
-        "A newer attempt of the job has taken over output.uri, so this one may not write any more; nothing is lost.",
+        "A newer attempt of the job has taken over output.uri, so this one may not write any more. Nothing is to be done: "
+        "the newer one goes on from the last checkpoint.",
     )
     OUTPUT_IN_USE = "OutputInUse", "output.uri holds another job's results."
     SLICE_NOT_READY = "SliceNotReady", "Ray did not see all hosts of the slice in time."
     HOST_LOST = "HostLost", "A host's process died or left; with one host gone the slice cannot go on."
-    HBM_EXHAUSTED = "HBMExhausted", "The model does not fit into the memory of a device or of a host."
-    NON_FINITE_LOSS = "NonFiniteLoss", "The loss became NaN or infinite."
+    HBM_EXHAUSTED = (
+        "HBMExhausted",
+        "The model does not fit into the memory of a device or of a host; the message lists what to change, the cheapest "
+        "first.",
+    )
+    NON_FINITE_LOSS = (
+        "NonFiniteLoss",
+        "The loss or the gradient norm became NaN or infinite. Lower training.learningRate.",
+    )
     REFERENCE_MISMATCH = (
         "ReferenceMismatch",
         "The loss of step 1 is not the one of a policy that equals its reference, so the two differ in weights or in "
@@ -159,5 +180,28 @@ class TrainerReason(Documented):
     TRACKING_FAILED = "TrackingFailed", "Weights & Biases could not be reached or refused the key."
     INTERNAL = (
         "Internal",
-        "Training ended with an error of another kind; the message has its last line.",
+        "The trainer ended with an error of another kind. Report it with the message and the log.",
     )
+
+
+# What a trainer ends with when the pairs themselves are refused.
+DATA_REASONS: Final = frozenset(
+    {
+        TrainerReason.DATASET_INVALID,
+        TrainerReason.DATA_INVALID,
+        TrainerReason.COLUMN_NOT_FOUND,
+        TrainerReason.DATASET_EMPTY,
+        TrainerReason.DATASET_TOO_SMALL,
+        TrainerReason.NO_CHAT_TEMPLATE,
+    }
+)
+# Their causes lie outside the job and may pass by themselves.
+TRANSIENT: Final = frozenset(
+    {
+        TrainerReason.RATE_LIMITED,
+        TrainerReason.DOWNLOAD_FAILED,
+        TrainerReason.SLICE_NOT_READY,
+        TrainerReason.HOST_LOST,
+        TrainerReason.TRACKING_FAILED,
+    }
+)

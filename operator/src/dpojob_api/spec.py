@@ -235,7 +235,7 @@ class TrainingSpec(ApiModel):
         default=1,
         ge=1,
         le=100000,
-        description="logSteps writes the metrics of every so many steps to metrics.jsonl.",
+        description="logSteps sends the metrics of every so many steps to the trackers; metrics.jsonl has every step.",
     )
     report_steps: int = Field(
         default=10,
@@ -297,6 +297,19 @@ class OutputSpec(ApiModel):
     export_format: ExportFormat = Field(
         default=ExportFormat.SAFETENSORS,
         description="exportFormat is safetensors (Hugging Face layout with tokenizer) or none (checkpoints only).",
+    )
+    sample_completions: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="sampleCompletions is how many held-out prompts the base and the tuned model complete for "
+        "report.html; 0 for none. It costs up to 2 x sampleTokens forward passes after the export.",
+    )
+    sample_tokens: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="sampleTokens is the largest number of tokens of such a completion.",
     )
 
 

@@ -110,7 +110,7 @@ class DPOJobStatus(ApiModel):
         default=[],
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="conditions are Complete, Failed, Running, Reconciling and Stalled.",
+        description="conditions are Complete, Failed, Running, DataValid, Reconciling and Stalled.",
     )
     plan: PlanStatus | None = Field(default=None, description="plan is what the spec resolves to.")
     attempt: int | None = Field(default=None, description="attempt is the number of the newest attempt.")

@@ -28,6 +28,11 @@ class JobRef(ApiModel):
     namespace: str = Field(description="namespace is the DPOJob's namespace.")
     uid: str = Field(description="uid is the DPOJob's uid; it marks the output folder as this job's.")
     attempt: int = Field(ge=1, description="attempt counts from 1.")
+    start: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{16}$",
+        description="start is a random name of one start of the attempt; the driver gives it to its hosts.",
+    )
 
 
 class TrainerConfig(ApiModel):

@@ -1,12 +1,14 @@
 """Where models, data sets and outputs live: ``hf://``, ``gs://`` and ``pvc://`` URIs.
 
 ``pvc://claim/path`` names a PersistentVolumeClaim of the DPOJob's namespace. The operator mounts the claim and the
-trainer reads the mount; both take the folder from :func:`pvc_mount`.
+trainer reads the mount; both take the folder from :func:`pvc_mount`. Outside a cluster any folder can stand for a claim.
 """
 
+import json
+import os
 from dataclasses import dataclass
 
-from dpojob_api.constants import PVC_MOUNT_ROOT
+from dpojob_api.constants import CLAIMS_VARIABLE, PVC_MOUNT_ROOT
 
 INPUT_PATTERN = r"^(hf://[A-Za-z0-9][\w.-]*/[\w.-]+|gs://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[^\s]*)?|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?)$"
 OUTPUT_PATTERN = (
@@ -52,8 +54,14 @@ def pvc_mount(claim: str) -> str:
     return f"{PVC_MOUNT_ROOT}/{claim}"
 
 
+def claim_folder(claim: str) -> str:
+    """Return a claim's folder for this process: its mount, unless ``CLAIMS_VARIABLE``, a JSON object, names another."""
+    named: dict[str, str] = json.loads(os.environ.get(CLAIMS_VARIABLE, "{}"))
+    return named.get(claim, pvc_mount(claim))
+
+
 def local_path(uri: str) -> str:
-    """Return the folder behind a ``pvc://`` URI inside a Ray container.
+    """Return the folder or file behind a ``pvc://`` URI for this process.
 
     Raises:
         ValueError: another scheme.
@@ -61,4 +69,4 @@ def local_path(uri: str) -> str:
     parsed = parse_uri(uri)
     if parsed.scheme != "pvc":
         raise ValueError(f"{uri!r} is not a pvc:// URI")
-    return f"{pvc_mount(parsed.root)}/{parsed.path}".rstrip("/")
+    return f"{claim_folder(parsed.root)}/{parsed.path}".rstrip("/")

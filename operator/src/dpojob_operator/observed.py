@@ -95,11 +95,12 @@ class Prerequisites:
 
 @dataclass(frozen=True)
 class Scrape:
-    """The trainer's metrics."""
+    """The trainer's metrics; `pairs` are counts by kind, None until the data has been examined."""
 
     progress: ProgressStatus
     final: FinalMetrics
     finished: bool
+    pairs: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from dpojob_api.constants import OUTPUT_MODEL
-from dpojob_api.reasons import ConditionType, OperatorReason
+from dpojob_api.reasons import DATA_REASONS, ConditionType, OperatorReason
 from dpojob_api.spec import ExportFormat
 from dpojob_api.status import AttemptStatus, Condition, DPOJobStatus, OutputStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
@@ -62,7 +62,9 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
     return DPOJobStatus(
         observed_generation=job.metadata.generation,
         summary=SUMMARY[plan.stage],
-        conditions=next_conditions(old.conditions, facts(plan), job.metadata.generation, now),
+        conditions=next_conditions(
+            old.conditions, facts(plan) + data_facts(old, plan, observed), job.metadata.generation, now
+        ),
         plan=plan_of(job.spec),
         attempt=attempts[-1].number if attempts else None,
         attempts=attempts,
@@ -138,6 +140,17 @@ def unfinished() -> list[Fact]:
 def not_running(message: str) -> Fact:
     """Return the Running condition while no trainer runs."""
     return Fact(ConditionType.RUNNING, "False", OperatorReason.NOT_RUNNING, message)
+
+
+def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
+    """Return the DataValid condition: what is known now, else what was known before, else nothing."""
+    if plan.stage is Stage.FAILED and plan.reason in DATA_REASONS:
+        return [Fact(ConditionType.DATA_VALID, "False", plan.reason, plan.message)]
+    if observed.scrape is not None and observed.scrape.pairs is not None:
+        message = words.describe_pairs(observed.scrape.pairs)
+        return [Fact(ConditionType.DATA_VALID, "True", OperatorReason.DATA_ACCEPTED, message)]
+    known = (condition for condition in old.conditions if condition.type == ConditionType.DATA_VALID)
+    return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
 
 
 def next_conditions(old: list[Condition], new: list[Fact], generation: int, now: datetime) -> list[Condition]:

@@ -18,11 +18,14 @@ def parse_scrape(text: str) -> Scrape | None:
         ValueError: the text is not in Prometheus' format.
     """
     values: dict[str, float] = {}
+    pairs: dict[str, int] = {}
     phase = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == metrics.PHASE and sample.value == 1:
                 phase = sample.labels.get("phase", "")
+            elif sample.name == metrics.DATA_PAIRS:
+                pairs[sample.labels.get("kind", "")] = whole(sample.value)
             elif not sample.labels:
                 values[sample.name] = sample.value
     if metrics.STEP not in values:
@@ -31,6 +34,7 @@ def parse_scrape(text: str) -> Scrape | None:
         progress=progress_of(values, phase),
         final=final_of(values),
         finished=values.get(metrics.FINISHED) == 1,
+        pairs=pairs if pairs.keys() >= set(metrics.DATA_KINDS) else None,
     )
 
 

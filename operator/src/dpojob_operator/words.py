@@ -1,4 +1,6 @@
-"""Sentences about pods, for conditions: who waits for what, who ended how."""
+"""Sentences for conditions: which pod waits for what and how it ended, what became of the pairs."""
+
+from collections.abc import Mapping
 
 from dpojob_api.constants import ROLE_HEAD
 from dpojob_operator.observed import Observed, PodView
@@ -73,3 +75,12 @@ def titles(pods: list[PodView]) -> str:
     elif hosts:
         names.append(f"{len(hosts)} hosts")
     return " and ".join(names)
+
+
+def describe_pairs(pairs: Mapping[str, int]) -> str:
+    """Return what became of the data set's pairs, by the kinds of `dpojob_api.metrics.DATA_KINDS`."""
+    dropped = pairs["dropped_empty"] + pairs["dropped_equal"]
+    return (
+        f"{pairs['read']} pairs: {pairs['train']} train, {pairs['eval']} eval; {dropped} dropped, "
+        f"{pairs['truncated']} truncated, {pairs['duplicate']} duplicate, {pairs['overlap']} in both."
+    )

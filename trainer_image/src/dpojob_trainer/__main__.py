@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
-from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
 from dpojob_trainer import stopping
+from dpojob_trainer.exit_codes import exit_code
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,6 +22,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     drive.add_argument(
         "--metrics-port", type=int, default=METRICS_PORT, help="port of the Prometheus endpoint"
+    )
+    check = commands.add_parser("check", help="examine the data on the CPU, before workers are asked for")
+    check.add_argument(
+        "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
     )
     commands.add_parser("stop", help="let the run in this pod save and end (Kubernetes' preStop)")
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
@@ -39,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
-    code = 0 if result.reason is TrainerReason.SUCCEEDED else 1
+    code = exit_code(result.reason)
     if args.command == "drive":
         # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.
         os._exit(code)
@@ -52,8 +56,10 @@ def run(args: argparse.Namespace) -> TrainerResult:
         from dpojob_trainer.local import run_local
 
         return run_local(args.config)
-    from dpojob_trainer.driver import drive
+    from dpojob_trainer.driver import check, drive
 
+    if args.command == "check":
+        return check(args.config)
     with stopping.announced(stopping.DRIVER):
         return drive(args.config, args.metrics_port)
 

@@ -13,13 +13,31 @@ from prometheus_client.registry import Collector
 
 from dpojob_api import metrics
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_trainer.progress import Begun, Evaluation, Event, Numbers, Phase, Step, eta_seconds
+from dpojob_trainer.progress import (
+    Begun,
+    Data,
+    Emit,
+    Evaluation,
+    Event,
+    Numbers,
+    Phase,
+    Saved,
+    Step,
+    eta_seconds,
+)
 
 RESPONSE_SECONDS = 3.0
 TRAIN_GAUGES = {
     "loss": metrics.LOSS,
     "rewards/accuracies": metrics.REWARD_ACCURACY,
     "rewards/margins": metrics.REWARD_MARGIN,
+    "rewards/chosen": metrics.REWARD_CHOSEN,
+    "rewards/rejected": metrics.REWARD_REJECTED,
+    "logps/chosen": metrics.LOGP_CHOSEN,
+    "logps/rejected": metrics.LOGP_REJECTED,
+    "grad_norm": metrics.GRAD_NORM,
+    "learning_rate": metrics.LEARNING_RATE,
+    "seconds": metrics.STEP_SECONDS,
 }
 EVAL_GAUGES = {
     "loss": metrics.EVAL_LOSS,
@@ -38,12 +56,19 @@ class _Silent(WSGIRequestHandler):
 
 
 class Board(Collector):
-    """Keeps the newest numbers; safe to update and scrape from different threads."""
+    """Keeps the newest numbers; safe to update and scrape from different threads.
 
-    def __init__(self) -> None:
+    Args:
+        tell: called with every event that comes.
+    """
+
+    def __init__(self, tell: Emit = lambda event: None) -> None:
+        self._tell = tell
         self._lock = threading.Lock()
         self._phase = metrics.PHASES[0]
         self._gauges: Numbers = {metrics.STEP: 0, metrics.TOTAL_STEPS: 0, metrics.FINISHED: 0}
+        self._families: dict[str, Numbers] = {}
+        self._per_epoch = 0
         self._durations: list[float] = []
         self._final_scrape = threading.Event()
 
@@ -66,13 +91,23 @@ class Board(Collector):
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def update(self, event: Event) -> None:
-        """Take in what host 0 tells."""
+        """Take in what host 0 tells, and pass it on to the listener."""
+        self.keep(event)
+        self._tell(event)
+
+    def keep(self, event: Event) -> None:
+        """Take in numbers that have been told."""
         with self._lock:
             match event:
                 case Phase(name):
                     self._phase = name
-                case Begun(step, total):
-                    self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}
+                case Data(numbers):
+                    self._families[metrics.DATA_PAIRS] = numbers
+                case Begun(step, total, per_epoch):
+                    self._per_epoch = per_epoch
+                    self._done(step, total)
+                case Saved(step, when):
+                    self._gauges |= {metrics.CHECKPOINT_STEP: step, metrics.CHECKPOINT_TIME: when}
                 case Step():
                     self._step(event)
                 case Evaluation(_, numbers):
@@ -80,10 +115,18 @@ class Board(Collector):
 
     def _step(self, event: Step) -> None:
         self._durations.append(event.numbers.get("seconds", 0.0))
-        self._gauges |= named(event.numbers, TRAIN_GAUGES)
-        self._gauges |= {metrics.STEP: event.step, metrics.TOTAL_STEPS: event.total}
+        self._gauges |= named(event.numbers, TRAIN_GAUGES) | throughput(event.numbers)
+        self._families[metrics.DEVICE_BYTES] = {str(i): float(b) for i, b in enumerate(event.device_bytes)}
+        self._done(event.step, event.total)
         # The first step compiles and says nothing about the others.
-        self._gauges[metrics.ETA_SECONDS] = eta_seconds(event.total - event.step, self._durations[1:])
+        later, remaining = self._durations[1:], event.total - event.step
+        if later or not remaining:
+            self._gauges[metrics.ETA_SECONDS] = eta_seconds(remaining, later)
+
+    def _done(self, step: int, total: int) -> None:
+        self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}
+        if self._per_epoch:
+            self._gauges[metrics.EPOCH] = step / self._per_epoch
 
     def finish(self, step: int, total: int) -> None:
         """Show the run as checked and written; `step` may come from a checkpoint that was already complete."""
@@ -107,13 +150,22 @@ class Board(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield every gauge."""
         with self._lock:
-            gauges, phase = dict(self._gauges), self._phase
+            gauges, families, phase = dict(self._gauges), dict(self._families), self._phase
         for name, value in gauges.items():
             yield GaugeMetricFamily(name, metrics.HELP[name], value=value)
-        family = GaugeMetricFamily(metrics.PHASE, metrics.HELP[metrics.PHASE], labels=["phase"])
-        for known in metrics.PHASES:
-            family.add_metric([known], float(known == phase))
-        yield family
+        families[metrics.PHASE] = {known: float(known == phase) for known in metrics.PHASES}
+        for name, values in families.items():
+            family = GaugeMetricFamily(name, metrics.HELP[name], labels=[metrics.LABELS[name]])
+            for label, value in values.items():
+                family.add_metric([label], value)
+            yield family
+
+
+def throughput(numbers: Numbers) -> Numbers:
+    """Return tokens per second of a step, without and with padding."""
+    seconds = numbers.get("seconds", 0.0)
+    gauges = {"tokens": metrics.TOKENS_PER_SECOND, "padded_tokens": metrics.PADDED_TOKENS_PER_SECOND}
+    return {gauge: numbers[name] / seconds for name, gauge in gauges.items() if name in numbers and seconds}
 
 
 def named(numbers: Numbers, gauges: dict[str, str]) -> Numbers:

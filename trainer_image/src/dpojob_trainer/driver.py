@@ -5,7 +5,7 @@ import logging
 import math
 import secrets
 import time
-import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.spec import ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import launchers, preflight, store
+from dpojob_trainer import host, launchers, preflight, store, telling
 from dpojob_trainer.board import Board
 from dpojob_trainer.channel import Receiver
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.launchers import Gang, Launcher
-from dpojob_trainer.progress import Begun, Evaluation, HostReport, Phase, Step
+from dpojob_trainer.progress import Data, Evaluation, HostReport
+from dpojob_trainer.report import publish, versions
 
 log = logging.getLogger(__name__)
 
-WORKDIR = Path("/tmp/dpojob/driver")
 # Long enough for an operator that is just being replaced.
 FINAL_SCRAPE_SECONDS = 120.0
 # After one host says that its peer is gone, Ray still names the one that died.
@@ -33,35 +33,52 @@ NAMING_SECONDS = 20.0
 # After all processes have ended, their last words may still be on the way.
 LAST_WORDS_SECONDS = 15.0
 
+Join = Callable[[TrainerConfig], Launcher]
+
 
 def drive(path: Path, port: int = METRICS_PORT) -> TrainerResult:
     """Run one attempt and return how it ended; nothing is raised.
 
     A run succeeds only if every host reports the last step with a finite loss and the model is there.
     """
-    board = Board()
-    try:
+
+    def attempt() -> TrainerResult:
         config = read_config(path)
+        board = Board(telling.every(config.training.report_steps, telling.print_line))
         board.serve(port)
-        reports = train(config, board)
-        return conclude(config, reports, board)
+        return conclude(config, train(config, board, join_cluster), board)
+
+    return result_of(attempt)
+
+
+def check(path: Path) -> TrainerResult:
+    """Examine the data of an attempt and return what became of it; nothing is raised."""
+    return result_of(lambda: preflight.check_data(read_config(path), host.scratch() / "check"))
+
+
+def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
+    """Return how an attempt ended; no exception leaves it."""
+    try:
+        return attempt()
     except TrainerError as error:
         return error.result()
     except Exception as error:
-        log.error("%s", traceback.format_exc())
+        log.error("the attempt failed", exc_info=True)
         words = str(error).strip().splitlines()
         detail = f"{type(error).__name__}: {words[0] if words else 'no message'}"
         return TrainerResult(reason=TrainerReason.INTERNAL, message=detail)
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """Read the ConfigMap's file.
+    """Read the ConfigMap's file and name this start of the attempt.
 
     Raises:
         TrainerError: ConfigInvalid, with the field.
     """
     try:
-        return TrainerConfig.model_validate_json(path.read_text())
+        config = TrainerConfig.model_validate_json(path.read_text())
+        job = config.job.model_copy(update={"start": secrets.token_hex(8)})
+        return config.model_copy(update={"job": job})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -71,19 +88,31 @@ def read_config(path: Path) -> TrainerConfig:
     raise TrainerError(TrainerReason.CONFIG_INVALID, message)
 
 
-def train(config: TrainerConfig, board: Board) -> list[HostReport]:
+def join_cluster(config: TrainerConfig) -> Launcher:
+    """Join the RayJob's Ray; return the launcher that the job asks for."""
+    import ray
+
+    # In a RayJob the address comes from RAY_ADDRESS.
+    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    return launchers.launcher_of(config.launcher)
+
+
+def train(config: TrainerConfig, board: Board, join: Join) -> list[HostReport]:
     """Check, start the hosts and supervise them to their end.
+
+    Args:
+        join: joins a Ray and returns the launcher for it.
 
     Raises:
         TrainerError: any documented reason.
     """
     import ray
 
-    preflight.check(config, WORKDIR)
-    # In a RayJob the address comes from RAY_ADDRESS.
-    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    report = preflight.check(config, host.scratch() / "driver")
+    board.update(Data(report.by_kind()))
+    launcher = join(config)
     with Receiver(ray.util.get_node_ip_address(), secrets.token_bytes(32)) as receiver:
-        return launch(launchers.launcher_of(config.launcher), config, receiver, board)
+        return launch(launcher, config, receiver, board)
 
 
 def launch(launcher: Launcher, config: TrainerConfig, receiver: Receiver, board: Board) -> list[HostReport]:
@@ -116,7 +145,7 @@ def supervise(gang: Gang, hosts: int, receiver: Receiver, board: Board) -> list[
                 reports[message.rank] = report
             case TrainerResult() as result:
                 raise name_the_lost(gang, receiver, failure_of(result))
-            case Phase() | Begun() | Step() | Evaluation() as event:
+            case event:
                 board.update(event)
     return [reports[rank] for rank in sorted(reports)]
 
@@ -156,14 +185,16 @@ def conclude(
     """Check the result, write the summary, show it and wait until it was read once, `scrape_seconds` at most.
 
     Raises:
-        TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed or OutputUnwritable.
+        TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed, OutputUnwritable or Fenced.
     """
     first = reports[0]
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
     require_complete(config, reports, out)
-    out.write_text(OUTPUT_SUMMARY, json.dumps(summary(config, reports), indent=2) + "\n")
+    found = summary(config, reports)
+    out.write_text(OUTPUT_SUMMARY, json.dumps(found, indent=2) + "\n")
+    publish(config, found, out)
     for step, numbers in sorted(first.evaluations.items()):
-        board.update(Evaluation(step, numbers))
+        board.keep(Evaluation(step, numbers))
     board.finish(first.step, first.total)
     if not board.wait_for_final_scrape(scrape_seconds):
         log.info("the operator did not read the final metrics within %.0f s", scrape_seconds)
@@ -195,8 +226,6 @@ def require_complete(config: TrainerConfig, reports: list[HostReport], out: stor
 
 def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
     """Return what summary.json holds: final numbers, versions, seconds per phase, memory per host."""
-    from importlib.metadata import version
-
     first = reports[0]
     return {
         "job": config.job.to_wire(),
@@ -209,5 +238,7 @@ def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
         "seconds": {name: round(value, 3) for name, value in first.seconds.items()},
         "peakRssMib": [round(report.peak_rss_bytes / 2**20) for report in reports],
         "hosts": [report.host for report in reports],
-        "versions": {name: version(name) for name in ("easydel", "jax", "ray", "transformers")},
+        "versions": versions(),
+        "lineage": first.lineage,
+        "samples": first.samples,
     }

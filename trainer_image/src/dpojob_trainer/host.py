@@ -18,7 +18,8 @@ from dpojob_trainer.channel import Address, Payload, Sender
 
 log = logging.getLogger(__name__)
 
-WORKDIR = Path("/tmp/dpojob")
+SCRATCH_VARIABLE = "DPOJOB_SCRATCH"
+
 # Importing EasyDeL on a busy host takes minutes; the hosts wait for the slowest.
 INITIALIZATION_SECONDS = 1800
 # Ray notices a lost host within seconds. JAX's own detector only backs it up and must outlast a long compilation.
@@ -151,8 +152,13 @@ def join_slice(task: HostTask) -> None:
     )
 
 
+def scratch() -> Path:
+    """Return the folder for what is of no use after the run."""
+    return Path(os.environ.get(SCRATCH_VARIABLE, "/tmp/dpojob"))
+
+
 def workdir(config: TrainerConfig, rank: int) -> Path:
     """Return a folder of this process's own for downloads and caches."""
-    folder = WORKDIR / f"{config.job.name}-a{config.job.attempt}" / f"host-{rank}"
+    folder = scratch() / f"{config.job.name}-a{config.job.attempt}" / f"host-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -21,20 +21,32 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Data:
+    """The pairs have been examined; `numbers` are counts by the kinds of `dpojob_api.metrics.DATA_KINDS`."""
+
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
 class Begun:
-    """The loop begins after `step` of `total` optimizer steps."""
+    """The loop begins after `step` of `total` optimizer steps, of which `per_epoch` make up one pass over the pairs."""
 
     step: int
     total: int
+    per_epoch: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `total` optimizer steps are done; `numbers` are the step's, by their names in metrics.jsonl."""
+    """`step` of `total` optimizer steps are done; `numbers` are the step's, by their names in metrics.jsonl.
+
+    `device_bytes` is the memory in use on each device of host 0, empty where JAX does not tell.
+    """
 
     step: int
     total: int
     numbers: Numbers
+    device_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,15 @@ class Evaluation:
     numbers: Numbers
 
 
-Event = Phase | Begun | Step | Evaluation
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was begun after `step` steps; `time` is in seconds since 1970."""
+
+    step: int
+    time: float
+
+
+Event = Phase | Data | Begun | Step | Evaluation | Saved
 Emit = Callable[[Event], None]
 
 
@@ -64,6 +84,8 @@ class HostReport:
         seconds: duration of each phase.
         peak_rss_bytes: largest resident memory of the process.
         data: the data report in JSON's form.
+        lineage: where the model comes from.
+        samples: completions before and after training, None without.
     """
 
     rank: int
@@ -76,6 +98,8 @@ class HostReport:
     seconds: Numbers = field(default_factory=dict)
     peak_rss_bytes: int = 0
     data: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, Any] | None = None
 
 
 class Stopwatch:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dpojob_api.constants import IMAGE_VARIABLE
 from dpojob_api.slice_spec import EnvVarSpec, Platform, SecretKeyRef
 from dpojob_api.v1alpha1 import DPOJob, shape_of
 
@@ -84,16 +85,18 @@ def merged(*groups: list[Env]) -> list[Env]:
     return list(by_name.values())
 
 
-def head_env(job: DPOJob) -> list[Env]:
+def head_env(job: DPOJob, image: str) -> list[Env]:
     """Return the head's variables; the driver computes nothing, so its JAX never looks for a TPU."""
-    own = RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": "cpu"}
+    own = RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": "cpu", IMAGE_VARIABLE: image}
     return merged(plain(own), credentials(job), user_env(job))
 
 
-def host_env(job: DPOJob) -> list[Env]:
+def host_env(job: DPOJob, image: str) -> list[Env]:
     """Return a host's variables."""
     platforms = "cpu" if job.spec.runtime.platform is Platform.CPU else "tpu,cpu"
-    own = RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": platforms}
+    own = (
+        RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": platforms, IMAGE_VARIABLE: image}
+    )
     return merged(plain(own), slice_identity(job), credentials(job), user_env(job))
 
 

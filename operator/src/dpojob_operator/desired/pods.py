@@ -39,7 +39,7 @@ def build_head(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     """Return the head's pod template; the trainer's driver runs in it."""
     head = job.spec.runtime.head
     container = ray_container(job, "ray-head", image, DASHBOARD_PORT) | {
-        "env": env.head_env(job),
+        "env": env.head_env(job, image),
         "resources": placement.resources(head.resources),
         "ports": [
             port("gcs-server", HEAD_PORT),
@@ -60,7 +60,7 @@ def build_host(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     """Return the pod template of the slice's hosts; the Ray container is the first, as KubeRay wants it."""
     shape = shape_of(job.spec)
     container = ray_container(job, "ray-worker", image, AGENT_PORT) | {
-        "env": env.host_env(job),
+        "env": env.host_env(job, image),
         "resources": placement.resources(job.spec.runtime.host.resources, shape.chips_per_host),
         # libtpu's slice builder and multi-slice transport.
         "ports": [port("tpu", 8471), port("mxla", 8081)],

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,34 +9,16 @@ from dpojob_api.input_spec import GateSpec
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DPOSpec
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_api.uris import parse_uri, pvc_mount
+from dpojob_api.uris import claim_folder, parse_uri
 from dpojob_trainer.cli import manifest
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.exit_codes import ExitCode, exit_code
 
 if TYPE_CHECKING:
     from dpojob_trainer.data import DataReport, PreparedData
 
 MANIFEST_INVALID = "ManifestInvalid"
 UNEXPECTED = "Unexpected"
-UNREACHED = frozenset(
-    {
-        TrainerReason.MODEL_NOT_FOUND,
-        TrainerReason.DATASET_NOT_FOUND,
-        TrainerReason.CREDENTIALS_MISSING,
-        TrainerReason.RATE_LIMITED,
-        TrainerReason.DOWNLOAD_FAILED,
-    }
-)
-
-
-class ExitCode(IntEnum):
-    """Exit codes of ``dpojob check``."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    REFUSED = 3
-    UNREACHED = 4
 
 
 @dataclass(frozen=True)
@@ -71,7 +52,7 @@ def check_file(file: Path, data_path: Path | None, model_path: Path | None) -> O
     except manifest.ManifestError as error:
         return Outcome(ExitCode.USAGE, MANIFEST_INVALID, error.problems)
     except TrainerError as error:
-        return Outcome(code_of(error), error.reason.value, [error.message])
+        return Outcome(exit_code(error.reason), error.reason.value, [error.message])
     except Exception as error:
         return Outcome(
             ExitCode.FAILED, UNEXPECTED, [f"{type(error).__name__}: {' '.join(str(error).split())}"]
@@ -97,7 +78,7 @@ def require_reachable(config: TrainerConfig, data_path: Path | None, model_path:
 def is_mounted(uri: str) -> bool:
     """Whether a URI can be read from here, as far as its scheme tells."""
     parsed = parse_uri(uri)
-    return parsed.scheme != "pvc" or Path(pvc_mount(parsed.root)).is_dir()
+    return parsed.scheme != "pvc" or Path(claim_folder(parsed.root)).is_dir()
 
 
 def examine(config: TrainerConfig, data_path: Path | None, model_path: Path | None) -> Outcome:
@@ -129,8 +110,3 @@ def verdict(prepared: "PreparedData", config: TrainerConfig) -> tuple[ExitCode, 
         )
         return ExitCode.REFUSED, error.reason.value, problems
     return ExitCode.OK, TrainerReason.SUCCEEDED.value, prepared.report.violations
-
-
-def code_of(error: TrainerError) -> ExitCode:
-    """Return the exit code of a failure: not reached, or refused for what is in it."""
-    return ExitCode.UNREACHED if error.reason in UNREACHED else ExitCode.REFUSED

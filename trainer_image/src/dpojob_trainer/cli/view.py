@@ -10,7 +10,8 @@ from rich.text import Text
 
 from dpojob_api.input_spec import GateSpec
 from dpojob_api.spec import DPOSpec
-from dpojob_trainer.cli.checking import ExitCode, Outcome
+from dpojob_trainer.cli.checking import Outcome
+from dpojob_trainer.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from dpojob_trainer.data.report import DataReport, LengthStats

@@ -1,5 +1,6 @@
 """Orders the steps from the spec's data set to token ids and checks that enough pairs are left."""
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -21,6 +22,7 @@ from dpojob_trainer.data.rows import RowError, check_columns, read_pair
 from dpojob_trainer.data.split import held_out
 from dpojob_trainer.data.tokens import Lengths, Texts, encode_pairs, texts_of
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.sources import pinned
 from dpojob_trainer.sources.retrying import first_line
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,15 @@ class PreparedData:
 
     ``train`` and ``evaluation`` (None without evalSplit or evalFraction) have the columns ``prompt_ids``,
     ``chosen_ids`` and ``rejected_ids``: lists of int of at most maxPromptLength and maxCompletionLength, without padding.
+    ``revision`` is the commit of an ``hf://`` data set; ``pairs_sha256`` is equal for equal pairs in equal order.
     """
 
     train: Dataset
     evaluation: Dataset | None
     tokenizer: PreTrainedTokenizerBase
     report: DataReport
+    revision: str | None = None
+    pairs_sha256: str = ""
 
 
 def prepare(config: TrainerConfig, model_dir: Path, workdir: Path | None = None) -> PreparedData:
@@ -88,7 +93,7 @@ def examine(
     disable_progress_bars()
     tokenizer = load_tokenizer(model_dir)
     lengths = Lengths(config.dpo.max_prompt_length, config.dpo.max_completion_length)
-    spec = config.dataset
+    spec = pinned(config.dataset, data_path)
     train_rows, eval_rows = load_rows(spec, workdir, data_path)
     train = tokenize_rows(train_rows, spec.columns, tokenizer, lengths, spec.split)
     eval_split = spec.eval_split or spec.split
@@ -96,14 +101,18 @@ def examine(
         None if eval_rows is None else tokenize_rows(eval_rows, spec.columns, tokenizer, lengths, eval_split)
     )
     check_vocabulary([train, evaluation], model_dir)
-    report = report_of(
-        facts_of(train, spec.split),
-        None if evaluation is None else facts_of(evaluation, eval_split),
-        lengths,
-        spec.columns.model_dump(exclude_none=True),
-    )
+    facts = facts_of(train, spec.split)
+    eval_facts = None if evaluation is None else facts_of(evaluation, eval_split)
+    report = report_of(facts, eval_facts, lengths, spec.columns.model_dump(exclude_none=True))
     report = report.model_copy(update={"violations": gate.violations(report, spec.gate)})
-    return PreparedData(usable(train), None if evaluation is None else usable(evaluation), tokenizer, report)
+    return PreparedData(
+        usable(train),
+        None if evaluation is None else usable(evaluation),
+        tokenizer,
+        report,
+        spec.revision,
+        fingerprint([part for part in (facts, eval_facts) if part is not None]),
+    )
 
 
 def accept(data: PreparedData, config: TrainerConfig) -> None:
@@ -228,6 +237,14 @@ def facts_of(part: Dataset, split: str) -> Facts:
         )
     }
     return Facts(split=split, kind=list(part["kind"]), roles=list(part["roles"]), **numbers)
+
+
+def fingerprint(parts: list[Facts]) -> str:
+    """Return the SHA-256 over the keys of the usable pairs, training pairs first."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.kept().pair_key.tobytes())
+    return digest.hexdigest()
 
 
 def usable(part: Dataset) -> Dataset:

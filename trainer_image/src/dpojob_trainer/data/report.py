@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from dpojob_api.base import ApiModel
+from dpojob_api.metrics import DATA_KINDS
 from dpojob_trainer.data.tokens import Lengths
 
 Ints = npt.NDArray[np.int64]
@@ -117,6 +118,20 @@ class DataReport(ApiModel):
     violations: list[str] = Field(
         default=[], description="violations is the bounds of the gate that are not kept."
     )
+
+    def by_kind(self) -> dict[str, float]:
+        """Return the counts by the kinds of `dpojob_api.metrics.DATA_KINDS`."""
+        counts = (
+            self.rows,
+            self.train_pairs,
+            self.eval_pairs,
+            self.dropped_empty,
+            self.dropped_equal,
+            self.truncated_pairs,
+            self.duplicate_pairs,
+            self.overlap_pairs,
+        )
+        return dict(zip(DATA_KINDS, counts, strict=True))
 
 
 def report_of(train: Facts, evaluation: Facts | None, limits: Lengths, columns: dict[str, str]) -> DataReport:

@@ -58,10 +58,15 @@ class Host:
 
 
 class SliceGang:
-    """The actors of one run on a reserved slice."""
+    """The actors of one run on a reserved slice.
 
-    def __init__(self, reservation: Any) -> None:
-        self._reservation = reservation
+    Args:
+        reservation: has the placement group with a bundle per host, and `shutdown`, which gives it back.
+        share: the resources of a host.
+    """
+
+    def __init__(self, reservation: Any, share: dict[str, float]) -> None:
+        self._reservation, self._share = reservation, share
         self._actors: list[Any] = []
         self._names: dict[Any, str] = {}
         self._pending: list[Any] = []
@@ -92,7 +97,7 @@ class SliceGang:
             ray.remote(Host)
             .options(
                 num_cpus=0,
-                resources={"TPU": config.plan.chips_per_host},
+                resources=self._share,
                 scheduling_strategy=strategy,
                 runtime_env={"env_vars": launch_environment(config)},
                 max_restarts=0,
@@ -164,7 +169,7 @@ class SliceLauncher:
             TrainerError: SliceNotReady or HostLost.
         """
         wait_for_hosts(config, ray.nodes)
-        gang = SliceGang(reserve(config))
+        gang = SliceGang(reserve(config), {"TPU": config.plan.chips_per_host})
         try:
             gang.start(config, driver)
         except BaseException:

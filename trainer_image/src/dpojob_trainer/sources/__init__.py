@@ -50,6 +50,18 @@ def fetch_files(spec: ModelSpec, workdir: Path, patterns: Sequence[str]) -> Path
     return folder
 
 
+def pinned(spec: DatasetSpec, data_path: Path | None = None) -> DatasetSpec:
+    """Return the spec with the commit of an ``hf://`` data set as its revision, so that all its splits are of one commit.
+
+    Raises:
+        TrainerError: DatasetNotFound, AccessDenied, RateLimited or DownloadFailed.
+    """
+    uri = parse_uri(spec.uri)
+    if uri.scheme != "hf" or data_path is not None:
+        return spec
+    return spec.model_copy(update={"revision": hub.dataset_commit(uri.root, spec.revision)})
+
+
 def fetch_dataset_files(spec: DatasetSpec, workdir: Path) -> Path:
     """Return the local file or folder behind a ``pvc://`` or ``gs://`` data set.
 

@@ -85,6 +85,12 @@ def load_split(name: str, revision: str | None, split: str, workdir: Path) -> Da
     return rows
 
 
+def dataset_commit(name: str, revision: str | None) -> str:
+    """Return the commit behind a data set's revision."""
+    with translated("dataset", name, revision):
+        return resolve("dataset", name, revision)[0]
+
+
 def resolve(repo_type: RepoType, name: str, revision: str | None) -> tuple[str, list[str]]:
     """Return the commit behind a revision and the files at the top of the repository."""
     info = with_retries(

@@ -1,12 +1,14 @@
 """Where a run writes: ``output.uri`` on a mounted claim or in GCS, behind one small interface.
 
-Checkpoint arrays do not pass through here: EasyDeL writes them below :attr:`OutputStore.root` itself.
+Checkpoint arrays do not pass through here: Orbax writes them below :attr:`OutputStore.root` itself.
 """
 
 from pathlib import Path
 from typing import Protocol
 
+from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import parse_uri
+from dpojob_trainer.store.fence import Writer, writer_of
 from dpojob_trainer.store.gcs import GcsStore
 from dpojob_trainer.store.local import LocalStore
 
@@ -32,6 +34,22 @@ class OutputStore(Protocol):
 
         Raises:
             TrainerError: OutputInUse if it is another job's, naming that job; OutputUnwritable.
+        """
+        ...
+
+    def take_over(self) -> None:
+        """Fence: from here on a store with an older writer may not write, and this one may.
+
+        Raises:
+            TrainerError: Fenced if a newer attempt has done so already; OutputUnwritable.
+        """
+        ...
+
+    def check_fence(self) -> None:
+        """Make sure that no newer writer has taken over; every method that writes does so itself.
+
+        Raises:
+            TrainerError: Fenced, naming the newer attempt; OutputUnwritable.
         """
         ...
 
@@ -76,8 +94,15 @@ class OutputStore(Protocol):
         ...
 
 
-def open_store(uri: str) -> OutputStore:
+def output_of(config: TrainerConfig) -> OutputStore:
+    """Return the job's output, to which only the newest start of its newest attempt may write."""
+    return open_store(config.output.uri, writer_of(config))
+
+
+def open_store(uri: str, writer: Writer | None = None) -> OutputStore:
     """Return the store behind a ``pvc://`` or ``gs://`` URI; nothing is written or read yet.
+
+    Without a writer nothing is fenced.
 
     STORAGE_EMULATOR_HOST is honoured for GCS.
 
@@ -86,7 +111,7 @@ def open_store(uri: str) -> OutputStore:
     """
     scheme = parse_uri(uri).scheme
     if scheme == "pvc":
-        return LocalStore(uri)
+        return LocalStore(uri, writer)
     if scheme == "gs":
-        return GcsStore(uri)
+        return GcsStore(uri, writer)
     raise ValueError(f"{uri!r}: an output is pvc://claim/path or gs://bucket/path")

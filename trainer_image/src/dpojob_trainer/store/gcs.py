@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.uris import parse_uri
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.store.client import GCS_ERRORS, IDENTITY_FIX, bucket_of, is_denied, is_missing, words_of
+from dpojob_trainer.store.fence import FENCE, Fence, GcsFence, NoFence, Writer
 from dpojob_trainer.store.marker import MARKER, check_marker, check_unmarked, marker_text
 
 COMPLETE = ".complete"
@@ -24,13 +26,16 @@ REWRITE_SECONDS = 30.0
 class GcsStore:
     """An :class:`OutputStore` under a prefix of a bucket."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, writer: Writer | None = None) -> None:
         parsed = parse_uri(uri)
         self._uri = uri
         self._bucket_name = parsed.root
         self._prefix = parsed.path
         self._handle: Any = None
+        fence = GcsFence(self._bucket, self._name(FENCE), writer) if writer else NoFence()
+        self._fence: Fence = fence
         self._lines: dict[str, str] = {}
+        self._generations: dict[str, int] = {}
         self._written = 0.0
         self._dirty: set[str] = set()
 
@@ -52,13 +57,23 @@ class GcsStore:
                 self._create(marker, marker_text(job_uid, job_name))
             check_marker(self._uri, marker.download_as_text(), job_uid, job_name)
 
-    def write_text(self, path: str, text: str) -> None:
+    def take_over(self) -> None:
         with self._writing():
-            self._blob(path).upload_from_string(text)
+            self._fence.take()
+
+    def check_fence(self) -> None:
+        with self._writing():
+            self._fence.check()
+
+    def write_text(self, path: str, text: str) -> None:
+        self.check_fence()
+        with self._writing():
+            # A browser shows report.html only as what it is called.
+            self._blob(path).upload_from_string(text, content_type=guess_type(path)[0] or "text/plain")
 
     def append_line(self, path: str, line: str) -> None:
         if path not in self._lines:
-            self._lines[path] = self._text_or_empty(path)
+            self._lines[path], self._generations[path] = self._current(path)
         self._lines[path] += line.rstrip("\n") + "\n"
         self._dirty.add(path)
         if time.monotonic() - self._written >= REWRITE_SECONDS:
@@ -66,11 +81,12 @@ class GcsStore:
 
     def flush(self) -> None:
         for path in sorted(self._dirty):
-            self.write_text(path, self._lines[path])
+            self._rewrite(path)
         self._dirty.clear()
         self._written = time.monotonic()
 
     def upload_dir(self, local_dir: Path, path: str) -> None:
+        self.check_fence()
         files = sorted(str(file.relative_to(local_dir)) for file in local_dir.rglob("*") if file.is_file())
         with self._writing():
             stale: set[str] = set(self._below(path)) - set(files)
@@ -118,11 +134,33 @@ class GcsStore:
         except PreconditionFailed:
             return
 
-    def _text_or_empty(self, path: str) -> str:
-        try:
-            return self.read_text(path)
-        except FileNotFoundError:
-            return ""
+    def _current(self, path: str) -> tuple[str, int]:
+        """Return an object's text and generation, nothing and 0 if there is none."""
+        with self._writing():
+            blob = self._blob(path)
+            try:
+                return str(blob.download_as_text()), int(blob.generation)
+            except NotFound:
+                return "", 0
+
+    def _rewrite(self, path: str) -> None:
+        """Write the lines of a file if nobody else has written it since.
+
+        The condition refuses what an older attempt still sends after a newer one's first line. It also fails when the
+        answer to a write is lost and the client sends it again; then the object is what was to be written.
+        """
+        self.check_fence()
+        blob = self._blob(path)
+        with self._writing():
+            try:
+                blob.upload_from_string(self._lines[path], if_generation_match=self._generations[path])
+                self._generations[path] = int(blob.generation)
+                return
+            except PreconditionFailed:
+                text, self._generations[path] = self._current(path)
+        if text != self._lines[path]:
+            self.check_fence()
+            raise changed(f"{self.root}/{path}")
 
     def _below(self, path: str, limit: int | None = None) -> Sequence[str]:
         start = self._name(f"{path}/")
@@ -150,6 +188,14 @@ class GcsStore:
             yield
         except GCS_ERRORS as error:
             raise not_writable(self._uri, error) from error
+
+
+def changed(uri: str) -> TrainerError:
+    """Return OutputUnwritable for an object that something which is no attempt of this job has written."""
+    return TrainerError(
+        TrainerReason.OUTPUT_UNWRITABLE,
+        f"{uri} was changed by another process while this one wrote it. Find and end the other writer.",
+    )
 
 
 def not_writable(uri: str, error: Exception) -> TrainerError:

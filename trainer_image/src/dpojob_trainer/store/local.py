@@ -9,8 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.uris import local_path, parse_uri, pvc_mount
+from dpojob_api.uris import claim_folder, local_path, parse_uri
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.store.fence import Fence, LocalFence, NoFence, Writer
 from dpojob_trainer.store.marker import MARKER, check_marker, check_unmarked, marker_text
 
 FIXES = {
@@ -25,10 +26,11 @@ FIXES = {
 class LocalStore:
     """An :class:`OutputStore` in a folder; every file appears whole, by rename."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, writer: Writer | None = None) -> None:
         self._uri = uri
-        self._mount = Path(pvc_mount(parse_uri(uri).root))
+        self._mount = Path(claim_folder(parse_uri(uri).root))
         self._root = Path(local_path(uri))
+        self._fence: Fence = LocalFence(self._root, writer) if writer else NoFence()
 
     @property
     def root(self) -> str:
@@ -57,14 +59,24 @@ class LocalStore:
                 self._create(marker, marker_text(job_uid, job_name))
             check_marker(self._uri, marker.read_text(), job_uid, job_name)
 
+    def take_over(self) -> None:
+        with self._writing():
+            self._fence.take()
+
+    def check_fence(self) -> None:
+        with self._writing():
+            self._fence.check()
+
     def write_text(self, path: str, text: str) -> None:
         target = self._root / path
+        self.check_fence()
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
             self._whole(target, text).replace(target)
 
     def append_line(self, path: str, line: str) -> None:
         target = self._root / path
+        self.check_fence()
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("a", encoding="utf-8") as file:
@@ -75,11 +87,13 @@ class LocalStore:
 
     def upload_dir(self, local_dir: Path, path: str) -> None:
         target = self._root / path
+        self.check_fence()
         new, old = (target.with_name(f".{target.name}.{word}-{uuid4().hex}") for word in ("new", "old"))
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copytree(local_dir, new)
+                self._fence.check()
                 if target.exists():
                     target.rename(old)
                 new.rename(target)

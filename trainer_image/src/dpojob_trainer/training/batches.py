@@ -32,14 +32,15 @@ def collate(rows: dict[str, list[list[int]]], padding: Padding) -> Batch:
     batch: Batch = {}
     for side in SIDES:
         width = padding.prompt if side == "prompt" else padding.completion
-        ids, mask = _pad(rows[f"{side}_ids"], width, padding.pad_id, left=side == "prompt")
+        ids, mask = pad(rows[f"{side}_ids"], width, padding.pad_id, left=side == "prompt")
         batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"] = ids, mask
     return batch
 
 
-def _pad(
+def pad(
     sequences: list[list[int]], width: int, pad_id: int, *, left: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return ids and mask `[sequences, width]`, padded on the left or on the right."""
     ids = np.full((len(sequences), width), pad_id, np.int32)
     mask = np.zeros((len(sequences), width), np.int32)
     for row, tokens in enumerate(sequences):

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType, ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import data, sources, store, weights
+from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import (
     Begun,
@@ -27,17 +27,18 @@ from dpojob_trainer.progress import (
     HostReport,
     Numbers,
     Phase,
+    Saved,
     Step,
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache
+from dpojob_trainer.training import compile_cache, samples
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.losses import initial_loss, pair_loss
-from dpojob_trainer.training.plan import micro_batch_size, total_steps
+from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
 from dpojob_trainer.training.preemption import Preemption
 from dpojob_trainer.training.tracking import Tracker, open_tracker
 from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
@@ -78,12 +79,10 @@ class Recorder:
         self._tracker.weights(state, step)
         if not self._first:
             return
-        self._emit(Step(step, self._total, numbers))
+        self._emit(Step(step, self._total, numbers, device_bytes()))
+        self._write({"step": step, "total": self._total} | numbers)
         if step % self._config.training.log_steps == 0 or step == self._total:
-            self._write({"step": step, "total": self._total} | numbers)
             self._tracker.log("train", step, numbers)
-        if step % self._config.training.report_steps == 0 or step in (1, self._total):
-            log.info("step %d/%d %s", step, self._total, _words(numbers))
 
     def evaluated(self, step: int, numbers: Numbers) -> None:
         """Record one evaluation."""
@@ -95,11 +94,16 @@ class Recorder:
         self._tracker.log("eval", step, numbers)
         log.info("evaluation after step %d %s", step, _words(numbers))
 
-    def begun(self, step: int) -> None:
+    def saved(self, step: int) -> None:
+        """Tell the driver that a checkpoint was begun."""
+        if self._first:
+            self._emit(Saved(step, time.time()))
+
+    def begun(self, step: int, per_epoch: int) -> None:
         """Tell the driver that the loop begins after `step` steps."""
         self.phase("training")
         if self._first:
-            self._emit(Begun(step, self._total))
+            self._emit(Begun(step, self._total, per_epoch))
 
     def phase(self, name: str) -> None:
         """Tell the driver that a phase begins."""
@@ -131,13 +135,15 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     watch = Stopwatch()
     if place.rank == 0:
         emit(Phase("loading"))
-    out = store.open_store(config.output.uri)
+    out = store.output_of(config)
+    out.check_fence()
     compile_cache.enable(out.root, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
+    origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
-    with open_tracker(config, place.rank) as tracker, flushed(out):
+    with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
         with preemption.postponed():
@@ -147,8 +153,11 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
             with preemption.postponed():
                 resumed = resume(trainer, checkpoints)
+            sampler = samples.sampler(config, prepared, model_dir, trainer.arguments.padding_value)
+        with watch("samples"):
+            early = samples.of_untrained(sampler, trainer, resumed)
         preemption.wait_for_steps()
-        recorder.begun(resumed)
+        recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
             state = trainer.train().state
             done = require_done(state, total)
@@ -157,7 +166,10 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             checkpoints.close()
         with watch("export"):
             recorder.phase("exporting")
-            export(config, state, model_dir, out, place)
+            texts = report.card_texts(config, origin, out) if place.rank == 0 else {}
+            export(config, state, model_dir, out, place, texts)
+        with watch("samples"):
+            told = samples.of_tuned(sampler, trainer, state, early)
     return HostReport(
         rank=place.rank,
         host=place.host,
@@ -169,6 +181,8 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         seconds=watch.seconds,
         peak_rss_bytes=peak_rss_bytes(),
         data=prepared.report.model_dump(by_alias=True),
+        lineage=origin,
+        samples=told,
     )
 
 
@@ -186,6 +200,7 @@ class Leaving:
         """
         if not self._preemption.agreed():
             return
+        self._out.check_fence()
         self._checkpoints.save(state, step)
         self._checkpoints.wait()
         self._out.flush()
@@ -233,6 +248,12 @@ def build(
     policy = weights.load_model(model_dir, config)
     arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
     arguments.padding_value = pad_id
+
+    def save(state: Any, step: int, evaluation: Numbers | None) -> None:
+        recorder._out.check_fence()
+        checkpoints.save(state, step, evaluation)
+        recorder.saved(step)
+
     return PreferenceTrainer(
         arguments=arguments,
         model=policy,
@@ -249,7 +270,7 @@ def build(
         cadence=Cadence(
             recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
         ),
-        hooks=Hooks(recorder.stepped, recorder.evaluated, checkpoints.save, leaves, recorder.phase),
+        hooks=Hooks(recorder.stepped, recorder.evaluated, save, leaves, recorder.phase),
     )
 
 
@@ -300,23 +321,37 @@ def require_done(state: Any, total: int) -> int:
     return done
 
 
-def export(config: TrainerConfig, state: Any, model_dir: Path, out: store.OutputStore, place: Place) -> None:
-    """Write the tuned policy to ``<output>/model``; every process takes part, process 0 writes.
+def export(
+    config: TrainerConfig,
+    state: Any,
+    model_dir: Path,
+    out: store.OutputStore,
+    place: Place,
+    texts: Mapping[str, str],
+) -> None:
+    """Write the tuned policy and `texts` to ``<output>/model``; every process takes part, process 0 writes.
 
     Raises:
-        TrainerError: ExportFailed or OutputUnwritable.
+        TrainerError: ExportFailed, OutputUnwritable or Fenced.
     """
     if config.output.export_format is ExportFormat.NONE:
         return
+    out.check_fence()
     on_mount = not out.root.startswith("gs://")
     target = Path(out.root) / OUTPUT_MODEL if on_mount else place.workdir / "export"
     if place.rank == 0:
         # An earlier attempt may have written it and died before it could say so.
         shutil.rmtree(target, ignore_errors=True)
-    weights.export_model(state.model, config, model_dir, target)
+    weights.export_model(state.model, config, model_dir, target, texts=texts)
     if place.rank == 0 and not on_mount:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
+
+
+def device_bytes() -> tuple[int, ...]:
+    """Return the bytes in use on each device of this host; empty on the CPU, where JAX does not tell."""
+    stats = (device.memory_stats() for device in jax.local_devices())
+    return tuple(found["bytes_in_use"] for found in stats if found and "bytes_in_use" in found)
 
 
 def _words(numbers: Numbers) -> str:

@@ -43,7 +43,7 @@ class StepFunctions:
         """Return the state after one update, and EasyDeL's LossMetrics with our scalars in `other_metrics`."""
         from easydel.trainers.training_utils import minibatch_call
 
-        batch = _on_data_axes(batch)
+        batch = on_data_axes(batch)
         batch = batch | self._reference_logps(reference, batch)
         size = batch[CHOSEN].shape[0] // self.micro_batches
         gradients, metrics = minibatch_call(state, batch, size, self._value_and_grad(state))
@@ -54,7 +54,7 @@ class StepFunctions:
         self, state: Any, batch: dict[str, jax.Array], weights: jax.Array, reference: Any | None
     ) -> dict[str, jax.Array]:
         """Return weighted sums over the batch: loss, rewards, log probabilities, and the weights' sum as `pairs`."""
-        batch = _on_data_axes(batch)
+        batch = on_data_axes(batch)
         batch = batch | self._reference_logps(reference, batch)
         losses, numbers = self._compare(state.model, batch)
         columns = numbers | {"loss": losses, "pairs": jnp.ones_like(losses)}
@@ -111,7 +111,8 @@ class StepFunctions:
         return {CHOSEN: chosen.reshape(pairs), REJECTED: rejected.reshape(pairs)}
 
 
-def _on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Divide arrays `[rows, positions]` over the mesh's data and sequence axes."""
     from eformer.escale import with_sharding_constraint
 
     return with_sharding_constraint(arr=batch, sharding=BATCH_SPEC)  # type: ignore[no-any-return]

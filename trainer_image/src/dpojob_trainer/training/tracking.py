@@ -1,14 +1,18 @@
-"""Weights & Biases, on host 0 and only if the job asks for it."""
+"""Where metrics go beside metrics.jsonl, from host 0: TensorBoard's event files, and Weights & Biases if the job asks."""
 
+import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
+from dpojob_api.constants import OUTPUT_TENSORBOARD
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import Numbers
+from dpojob_trainer.store import OutputStore
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +29,36 @@ class Tracker(Protocol):
         ...
 
 
-class NoTracker:
-    """Tracks nothing."""
+class Trackers:
+    """Passes everything on to all of its trackers; to none on hosts other than 0 without W&B."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
 
     def log(self, kind: str, step: int, numbers: Numbers) -> None:
-        """Do nothing."""
+        """Log numbers under `kind`/name."""
+        for tracker in self._trackers:
+            tracker.log(kind, step, numbers)
 
     def weights(self, state: Any, step: int) -> None:
-        """Do nothing."""
+        """Log histograms of the weights when they are due; every process calls it."""
+        for tracker in self._trackers:
+            tracker.weights(state, step)
+
+
+class TensorBoardTracker:
+    """One folder of event files per attempt, which TensorBoard shows as a run."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def log(self, kind: str, step: int, numbers: Numbers) -> None:
+        """Log numbers under `kind`/name."""
+        for name, value in numbers.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def weights(self, state: Any, step: int) -> None:
+        """Do nothing: histograms are W&B's."""
 
 
 class WandbTracker:
@@ -67,15 +93,53 @@ class WandbTracker:
 
 
 @contextmanager
-def open_tracker(config: TrainerConfig, rank: int) -> Iterator[Tracker]:
-    """Open the job's W&B run, or nothing if the job has none, and finish it at the end.
+def open_tracker(config: TrainerConfig, rank: int, out: OutputStore, workdir: Path) -> Iterator[Tracker]:
+    """Open everything that the job's numbers go to, and finish it at the end.
 
     Raises:
         TrainerError: TrackingFailed.
     """
-    if config.tracking.wandb is None:
-        yield NoTracker()
-        return
+    trackers: list[Tracker] = []
+    with ExitStack() as stack:
+        if rank == 0 and importlib.util.find_spec("tensorboardX") is not None:
+            trackers.append(stack.enter_context(event_files(config.job.attempt, out, workdir)))
+        if config.tracking.wandb is not None:
+            trackers.append(stack.enter_context(wandb_run(config, rank)))
+        yield Trackers(trackers)
+
+
+@contextmanager
+def event_files(attempt: int, out: OutputStore, workdir: Path) -> Iterator[TensorBoardTracker]:
+    """Write event files to ``<output>/tensorboard/attempt-<n>``: at once to a mounted claim, at the end to gs://."""
+    from tensorboardX import SummaryWriter
+
+    path = f"{OUTPUT_TENSORBOARD}/attempt-{attempt}"
+    on_mount = not out.root.startswith("gs://")
+    folder = Path(out.root) / path if on_mount else workdir / path
+    writer = SummaryWriter(str(folder), flush_secs=30)
+    try:
+        yield TensorBoardTracker(writer)
+    finally:
+        writer.close()
+        if not on_mount:
+            upload(folder, path, out)
+
+
+def upload(folder: Path, path: str, out: OutputStore) -> None:
+    """Put event files beside the other results; they are a copy of metrics.jsonl, so a failure is only logged."""
+    try:
+        out.upload_dir(folder, path)
+    except Exception as error:
+        log.warning("%s could not be written: %s", path, error)
+
+
+@contextmanager
+def wandb_run(config: TrainerConfig, rank: int) -> Iterator[WandbTracker]:
+    """Open the job's W&B run on host 0 and finish it with the run's own end.
+
+    Raises:
+        TrainerError: TrackingFailed.
+    """
     run = _start(config) if rank == 0 else None
     code = 1
     try:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def export_model(
     base_dir: Path,
     out_dir: Path,
     *,
+    texts: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write `model` (what `load_model` returned, or `state.model`) to `out_dir` in Hugging Face layout.
@@ -45,7 +46,7 @@ def export_model(
     Every process of the slice calls it, because gathering a tensor is a collective; only process 0 writes. Process 0
     holds one file's tensors at a time, so `max_shard_bytes` bounds its memory. `config.json`,
     `generation_config.json` and the tokenizer come from `base_dir`, the directory the model was loaded from.
-    `out_dir` appears whole or not at all; an export that is already there is replaced.
+    `texts` are further files by name. `out_dir` appears whole or not at all; an export that is already there is replaced.
 
     Raises:
         TrainerError: EXPORT_FAILED, on every process, when the directory cannot be written.
@@ -58,7 +59,7 @@ def export_model(
         if is_writer() and problem is None:
             problem = _attempt(lambda file=file, tensors=tensors: _save(tensors, partial / file))
     if is_writer() and problem is None:
-        problem = _attempt(lambda: _finish(partial, out_dir, shards, base_dir))
+        problem = _attempt(lambda: _finish(partial, out_dir, shards, base_dir, texts or {}))
     if not agree(problem is None):
         raise TrainerError(
             TrainerReason.EXPORT_FAILED,
@@ -122,7 +123,11 @@ def _save(tensors: dict[str, NDArray[Any] | None], file: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def _finish(partial: Path, out_dir: Path, shards: dict[str, list[Leaf]], base_dir: Path) -> None:
+def _finish(
+    partial: Path, out_dir: Path, shards: dict[str, list[Leaf]], base_dir: Path, texts: Mapping[str, str]
+) -> None:
+    for name, text in texts.items():
+        (partial / name).write_text(text, encoding="utf-8")
     dtype = next(array.dtype.name for members in shards.values() for _, array in members)
     _write_json(partial / "config.json", exported_config(read_json(base_dir / "config.json"), dtype))
     if len(shards) > 1:

@@ -1,0 +1,37 @@
+"""Exit codes of every command that checks or runs a job: what a script can go by, coarser than the reason."""
+
+from enum import IntEnum
+
+from dpojob_api.reasons import DATA_REASONS, TrainerReason
+
+UNREACHED = frozenset(
+    {
+        TrainerReason.MODEL_NOT_FOUND,
+        TrainerReason.DATASET_NOT_FOUND,
+        TrainerReason.CREDENTIALS_MISSING,
+        TrainerReason.RATE_LIMITED,
+        TrainerReason.DOWNLOAD_FAILED,
+    }
+)
+
+
+class ExitCode(IntEnum):
+    """What a command ends with; ``INTERRUPTED`` is a shell's 128 + SIGINT."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    UNREACHED = 4
+    INTERRUPTED = 130
+
+
+def exit_code(reason: TrainerReason) -> ExitCode:
+    """Return the exit code of a run or a check that ended with a reason."""
+    if reason is TrainerReason.SUCCEEDED:
+        return ExitCode.OK
+    if reason is TrainerReason.CONFIG_INVALID:
+        return ExitCode.USAGE
+    if reason in DATA_REASONS:
+        return ExitCode.REFUSED
+    return ExitCode.UNREACHED if reason in UNREACHED else ExitCode.FAILED
