@@ -278,4 +278,4 @@ def begun_at(lines: list[dict[str, Any]], kill: Kill | None, attempt: int) -> in
     if kill is not None:
         return kill.resumed_from
     steps = [line["step"] for line in lines if line["attempt"] == attempt]
-    return min(steps) - 1 if steps else max(line["step"] for line in lines)
+    return int(min(steps) - 1 if steps else max(line["step"] for line in lines))

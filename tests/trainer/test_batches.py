@@ -57,6 +57,12 @@ def test_a_step_depends_on_seed_and_number_alone() -> None:
     assert first.indices(13).tolist() != other.indices(13).tolist()
 
 
+def test_the_order_of_a_seed_is_the_same_everywhere_and_for_good() -> None:
+    """A run that resumes on another machine or after an upgrade must see the order that it began with."""
+    assert order(8, 42, 0, shuffle=True).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
+    assert order(8, 42, 1, shuffle=True).tolist() == [0, 4, 6, 1, 2, 7, 3, 5]
+
+
 def test_a_far_step_needs_none_of_those_before_it() -> None:
     batches = train(8, shuffle=True)
     assert batches.indices(2 * 10**12 + 1).tolist() == order(8, 7, 10**12, shuffle=True)[4:].tolist()
