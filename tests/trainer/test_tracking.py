@@ -105,7 +105,6 @@ EXPECTED = {
 
 
 def test_event_files_hold_every_number(out: store.OutputStore, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     with open_tracker(config(), 0, out, tmp_path) as tracker:
         tracker.log("train", 1, NUMBERS)
         tracker.log("eval", 6, NUMBERS)
@@ -113,7 +112,6 @@ def test_event_files_hold_every_number(out: store.OutputStore, tmp_path: Path) -
 
 
 def test_event_files_reach_gcs_also_when_a_run_fails(gcs: Gcs, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     gcs.buckets["out"] = {}
     bucket = store.open_store("gs://out/job")
     with pytest.raises(RuntimeError), open_tracker(config(), 0, bucket, tmp_path) as tracker:

@@ -1,6 +1,5 @@
 """Where metrics go beside metrics.jsonl, from host 0: TensorBoard's event files, and Weights & Biases if the job asks."""
 
-import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -101,7 +100,7 @@ def open_tracker(config: TrainerConfig, rank: int, out: OutputStore, workdir: Pa
     """
     trackers: list[Tracker] = []
     with ExitStack() as stack:
-        if rank == 0 and importlib.util.find_spec("tensorboardX") is not None:
+        if rank == 0:
             trackers.append(stack.enter_context(event_files(config.job.attempt, out, workdir)))
         if config.tracking.wandb is not None:
             trackers.append(stack.enter_context(wandb_run(config, rank)))
