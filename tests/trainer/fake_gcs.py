@@ -101,7 +101,8 @@ class Proxy(BaseHTTPRequestHandler):
         body = self.body()
         kind = self.gcs.fault(f"{self.command} {self.path}")
         if isinstance(kind, int):
-            self.send(kind, {"Content-Type": "application/json"}, b'{"error": {"message": "injected"}}')
+            words = f'{{"error": {{"code": {kind}, "message": "injected"}}}}'.encode()
+            self.send(kind, {"Content-Type": "application/json"}, words)
             return
         if kind == "drop":
             self.cut()
