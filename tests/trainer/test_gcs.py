@@ -18,6 +18,7 @@ from tests.trainer.jobs import TRAINING, Claim, run_trainer
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.host import SCRATCH_VARIABLE
 from dpojob_trainer.store import OutputStore, Writer, open_store
 
 URI = "gs://out/runs/one"
@@ -130,7 +131,13 @@ def run(claim: Claim, attempt: int, spec: dict[str, Any]) -> None:
     assert result.reason is TrainerReason.SUCCEEDED and result.step == spec["training"]["maxSteps"]
 
 
-def test_a_whole_run_and_its_resumption_in_gcs_with_faults(emulator: FakeGcs, claim: Claim) -> None:
+@pytest.mark.slow
+@pytest.mark.jax
+def test_a_whole_run_and_its_resumption_in_gcs_with_faults(
+    emulator: FakeGcs, claim: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Downloads of another test would be used again.
+    monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path))
     spec = uploaded(claim)
     faults: list[tuple[str, Kind, int]] = [
         ("GET /download/.*inputs/o/model", 503, 2),
