@@ -67,6 +67,9 @@ test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two p
 parity: venv .tools/trl/.stamp ## Compare every step with TRL's and write docs/parity.md; MODEL=FOLDER adds SmolLM2-135M
 	@$(PY) -m tests.parity $(if $(MODEL),--model "$(MODEL)")
 
+parity-accuracy: venv .tools/trl/.stamp ## Train on MODEL=FOLDER and DATA=FILE (ShareGPT pairs) as TRL does and compare the held-out accuracy
+	@$(PY) -m tests.parity.accuracy --model "$(MODEL)" --data "$(DATA)"
+
 image-operator: cluster-up ## Build the operator image and load it into the local cluster
 	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .
 
@@ -102,6 +105,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

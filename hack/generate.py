@@ -14,7 +14,10 @@ import yaml
 
 from dpojob_api.accelerator import shapes
 from dpojob_api.crd import Schema, custom_resource_definition
-from dpojob_api.reasons import TRANSIENT, ConditionType, OperatorReason, TrainerReason
+from dpojob_api.failure_class import CLASS_OF, FailureClass
+from dpojob_api.lifecycle_spec import RetryPolicySpec
+from dpojob_api.reasons import ConditionType, OperatorReason, TrainerReason
+from dpojob_api.spec import MUTABLE
 from dpojob_api.trainer_config import TrainerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +119,9 @@ def api_reference() -> str:
     rules += list(rule_list(spec, "spec"))
     return (
         DOC_HEADER
-        + "# DPOJob API (`dpojob.io/v1alpha1`)\n\nShort name `dpo`. Every field of `spec` is fixed once the job is created.\n\n"
+        + "# DPOJob API (`dpojob.io/v1alpha1`)\n\nShort name `dpo`. Fields of `spec` are fixed once the job is created, except for "
+        + ", ".join(f"`{name}`" for name in sorted(MUTABLE))
+        + ".\n\n"
         + "## spec\n\n"
         + field_table(spec, "spec")
         + "\n## Rules across fields\n\nThe API server refuses a job that breaks one of these, with the path and this message.\n\n"
@@ -138,23 +143,37 @@ def conditions_reference() -> str:
         + "Every condition carries `observedGeneration`. Where somebody can put something right, its message says how.\n\n"
         + "| condition | meaning |\n|---|---|\n"
         + table(ConditionType)
-        + "\n\n## Reasons found by the operator\n\n| reason | meaning |\n|---|---|\n"
-        + table(OperatorReason)
+        + "\n\n## Classes of ends without a result\n\n"
+        + "`spec.retryPolicy` has a budget and a delay for each; the defaults are in the table. [retries.md](../retries.md)\n"
+        + "says when a lost host counts as preempted and the like.\n\n"
+        + class_table()
+        + "\n\n## Reasons found by the operator\n\n"
+        + reason_table(OperatorReason)
         + "\n\n## Reasons given by the trainer\n\n"
-        + "A run that fails ends with an [exit code](../run.md) that is not 0 and one line that names the reason and the cause. "
-        + "The last column says whether "
-        + "the same job may succeed if it is tried again without a change.\n\n"
-        + "| reason | meaning and fix | trying again |\n|---|---|---|\n"
-        + "\n".join(f"| `{w.value}` | {escape(w.doc)} | {trying_again(w)} |" for w in TrainerReason)
+        + "A run that fails ends with an [exit code](../run.md) that is not 0 and one line that names the reason and the "
+        + "cause.\n\n"
+        + reason_table(TrainerReason)
         + "\n"
     )
 
 
-def trying_again(reason: TrainerReason) -> str:
-    """Return what a further attempt without a change would bring."""
-    if reason in (TrainerReason.SUCCEEDED, TrainerReason.FENCED):
-        return "not needed"
-    return "may help" if reason in TRANSIENT else "needs a change"
+def class_table() -> str:
+    """Return the classes of ends with their default retries."""
+    rows = ["| class | retries | first wait | longest wait | meaning |", "|---|---|---|---|---|"]
+    for kind in FailureClass:
+        policy = RetryPolicySpec().of(kind)
+        waits = f"{policy.backoff_seconds} s | {policy.max_backoff_seconds} s" if policy.max_retries else "|"
+        rows.append(f"| `{kind.value}` | {policy.max_retries} | {waits} | {escape(kind.doc)} |")
+    return "\n".join(rows)
+
+
+def reason_table(words: Any) -> str:
+    """Return reasons with the class that an end for this reason belongs to, if it ends an attempt."""
+    rows = ["| reason | meaning | class |", "|---|---|---|"]
+    for word in words:
+        kind = CLASS_OF.get(word.value)
+        rows.append(f"| `{word.value}` | {escape(word.doc)} | {kind.value if kind else ''} |")
+    return "\n".join(rows)
 
 
 def accelerators_reference() -> str:

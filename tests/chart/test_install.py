@@ -155,8 +155,10 @@ class TestPrivileges:
     ALLOWED = (
         ("list", "dpojob.io", "dpojobs"),
         ("watch", "dpojob.io", "dpojobs"),
+        ("delete", "dpojob.io", "dpojobs"),
         ("patch", "dpojob.io", "dpojobs/status"),
         ("create", "ray.io", "rayjobs"),
+        ("patch", "ray.io", "rayjobs"),
         ("delete", "ray.io", "rayjobs"),
         ("watch", "ray.io", "rayclusters"),
         ("get", "", "secrets"),
@@ -166,14 +168,12 @@ class TestPrivileges:
     )
     FORBIDDEN = (
         ("patch", "dpojob.io", "dpojobs"),
-        ("delete", "dpojob.io", "dpojobs"),
         ("list", "", "secrets"),
         ("watch", "", "secrets"),
         ("create", "", "pods"),
         ("delete", "", "pods"),
         ("create", "", "pods/exec"),
         ("list", "", "configmaps"),
-        ("patch", "ray.io", "rayjobs"),
         ("create", "ray.io", "rayclusters"),
         ("create", "rbac.authorization.k8s.io", "rolebindings"),
         ("create", "", "serviceaccounts/token"),
@@ -230,11 +230,13 @@ class TestRunning:
     def test_health_and_metrics_are_served(self, api: client.ApiClient, pod: Any, namespace: str) -> None:
         core = client.CoreV1Api(api)
         name = pod.metadata.name
-        core.connect_get_namespaced_pod_proxy_with_path(f"{name}:8081", namespace, "healthz")
+        for path in ("healthz", "readyz"):
+            assert core.connect_get_namespaced_pod_proxy_with_path(f"{name}:8081", namespace, path) == "ok\n"
         metrics = core.connect_get_namespaced_service_proxy_with_path(
             "under-test-dpojob-operator-metrics:8080", namespace, "metrics"
         )
         assert "python_info" in metrics
+        assert 'dpojob_operator_api_calls_total{code="200",resource="dpojobs",verb="list"}' in metrics
 
     def test_job_is_reconciled_with_these_privileges(
         self, api: client.ApiClient, pod: Any, namespace: str

@@ -16,11 +16,13 @@ CHART = ROOT / "charts/dpojob-operator"
 VALUES = (CHART / "values.yaml").read_text()
 
 NAMESPACED = {
-    ("dpojob.io", "dpojobs"): {"get", "list", "watch"},
+    ("dpojob.io", "dpojobs"): {"get", "list", "watch", "delete"},
     ("dpojob.io", "dpojobs/status"): {"get", "patch"},
     ("dpojob.io", "dpojobs/finalizers"): {"update"},
-    ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "delete"},
+    ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("ray.io", "rayclusters"): {"get", "list", "watch", "delete"},
+    ("kueue.x-k8s.io", "workloads"): {"list"},
+    ("batch", "jobs"): {"get", "create", "delete"},
     ("", "pods"): {"get", "list", "watch"},
     ("", "configmaps"): {"get", "create", "patch"},
     ("", "secrets"): {"get"},
@@ -156,8 +158,9 @@ class TestPod:
 
     def test_probes_ask_the_health_port(self, render: Callable[..., Any]) -> None:
         operator = container(render({"probes": {"port": 9999}}))
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert operator[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+        paths = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+        for probe, path in paths.items():
+            assert operator[probe]["httpGet"] == {"path": path, "port": "health"}
             assert operator[probe]["timeoutSeconds"] == 10
         assert {"name": "health", "containerPort": 9999} in operator["ports"]
 

@@ -33,7 +33,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("evaluation every few steps", {"spec.training": {"evalSteps": 5}, "spec.dataset.evalFraction": 0.1}),
     ("checkpoints that stay", {"spec.training": {"checkpointSteps": 50, "checkpointsToKeep": 0, "keepCheckpointEvery": 100, "keepBestCheckpoint": True}, "spec.dataset.evalFraction": 0.1}),
     ("evaluation split", {"spec.training": {"evalSteps": 5}, "spec.dataset.evalSplit": "test"}),
-    ("gate", {"spec.dataset.gate": {"onViolation": "Warn", "minPairs": 100, "maxDroppedFraction": 0, "maxTruncatedFraction": 1, "maxDuplicateFraction": 0.25, "maxOverlap": 0.0}}),
+    ("gate", {"spec.dataset.gate": {"preflight": True, "onViolation": "Warn", "minPairs": 100, "maxDroppedFraction": 0, "maxTruncatedFraction": 1, "maxDuplicateFraction": 0.25, "maxOverlap": 0.0}}),
     ("Hub with revisions", {"spec.model": {"uri": "hf://Qwen/Qwen3-14B", "revision": "refs/pr/1"}, "spec.dataset": {"uri": "hf://a/b.c_d", "revision": "v1.0"}}),
     ("bucket without a folder", {"spec.model.uri": "gs://bucket"}),
     ("output beside the model", {"spec.model.uri": "gs://team/model", "spec.output.uri": "gs://team/model-2"}),
@@ -41,6 +41,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("plain and secret variables", {"spec.runtime": {"env": [{"name": "A", "value": ""}, {"name": "MY_TOKEN", "secretKeyRef": SECRET}]}}),
     ("resources", {"spec.runtime": {"host": {"resources": {"requests": {"cpu": "1", "memory": "1.5Gi", "ephemeral-storage": "10Gi"}, "limits": {"cpu": "1500m", "memory": "2Gi"}}}}}),
     ("head on its node pool", {"spec.runtime": {"head": {"nodeSelector": {"cloud.google.com/gke-nodepool": "cpu"}, "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}, {"operator": "Exists"}]}}}),
+    ("retries and limits", {"spec.retryPolicy": {"preempted": {"maxRetries": 98}, "application": {"maxRetries": 0}}, "spec.suspend": True, "spec.activeDeadlineSeconds": 86400, "spec.ttlSecondsAfterFinished": 0, "spec.budget": {"chipHours": 0.5}, "spec.progress": {"stallSeconds": 600}}),
+    ("guards", {"spec.guards": {"rewardAccuracy": {}, "chosenLogProb": {"maxDrop": 1, "action": "Suspend"}, "gradNorm": {"maxRatio": 5.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}, "nonFiniteLoss": {"action": "RollbackAndReduceLR"}, "learningRateFactor": 0.1}}),
     ("image by digest", {"spec.runtime": {"image": "host:5000/team/trainer@sha256:" + "a" * 64, "imagePullSecrets": ["registry"]}}),
 ]  # fmt: skip
 

@@ -24,6 +24,7 @@ DEFAULTS = {
             "maxTruncatedFraction": 0.5,
             "maxDuplicateFraction": 0.5,
             "maxOverlap": 0.1,
+            "preflight": False,
         },
     },
     "dpo": {
@@ -73,6 +74,18 @@ DEFAULTS = {
         "host": {"resources": {}},
         "startupDeadlineSeconds": 1800,
     },
+    "suspend": False,
+    "retryPolicy": {
+        "preempted": {"maxRetries": 50, "backoffSeconds": 10, "maxBackoffSeconds": 300},
+        "infrastructure": {"maxRetries": 8, "backoffSeconds": 15, "maxBackoffSeconds": 600},
+        "capacity": {"maxRetries": 40, "backoffSeconds": 60, "maxBackoffSeconds": 1800},
+        "application": {"maxRetries": 3, "backoffSeconds": 30, "maxBackoffSeconds": 600},
+        "configuration": {"maxRetries": 0, "backoffSeconds": 30, "maxBackoffSeconds": 600},
+        "fenced": {"maxRetries": 0, "backoffSeconds": 30, "maxBackoffSeconds": 600},
+    },
+    "budget": {},
+    "progress": {},
+    "guards": {"learningRateFactor": 0.5},
 }
 
 

@@ -1,12 +1,13 @@
-"""A stored job: no field of its spec changes, its labels do, its status only through the status sub-resource."""
+"""A stored job: few fields of its spec change, its labels do, its status only through the status sub-resource."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
+from tests.unit.operator_builders import deep_merge
 
-from dpojob_api.spec import DPOJobSpec
+from dpojob_api.spec import MUTABLE, DPOJobSpec
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 SECRET = {"name": "hub", "key": "token"}
@@ -25,6 +26,18 @@ EDITS: dict[str, Any] = {
     "tracking": {"wandb": {"project": "dpo"}},
     "credentials": {"huggingFace": SECRET},
     "runtime": {"env": [{"name": "A", "value": "1"}]},
+}
+EDITABLE: dict[str, Any] = {
+    "retryPolicy": {
+        "preempted": {"maxRetries": 7},
+        "configuration": {"maxRetries": 1, "backoffSeconds": 600},
+    },
+    "suspend": True,
+    "activeDeadlineSeconds": 3600,
+    "ttlSecondsAfterFinished": 0,
+    "budget": {"chipHours": 12.5},
+    "progress": {"stallSeconds": 900},
+    "guards": {"rewardAccuracy": {}, "learningRateFactor": 0.1},
 }
 
 
@@ -45,7 +58,8 @@ def stored(admission: Any, namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def test_every_field_of_the_spec_is_tried() -> None:
-    assert set(EDITS) == {info.alias or name for name, info in DPOJobSpec.model_fields.items()}
+    assert set(EDITS | EDITABLE) == {info.alias or name for name, info in DPOJobSpec.model_fields.items()}
+    assert set(EDITABLE) == MUTABLE
 
 
 @pytest.mark.parametrize("field", EDITS)
@@ -54,6 +68,22 @@ def test_edited_spec_is_refused(admission: Any, stored: dict[str, Any], field: s
         admission.edit(stored, {"spec": {field: EDITS[field]}}, dry_run="All")
     assert caught.value.status == 422
     assert f"spec.{field} is immutable; create a new DPOJob" in caught.value.body
+
+
+@pytest.mark.parametrize("field", EDITABLE)
+def test_what_may_be_edited_is_taken(admission: Any, stored: dict[str, Any], field: str) -> None:
+    changed = admission.edit(stored, {"spec": {field: EDITABLE[field]}}, dry_run="All")
+    assert changed["metadata"]["generation"] == stored["metadata"]["generation"] + 1
+    assert deep_merge(changed["spec"], {field: EDITABLE[field]}) == changed["spec"]
+
+
+def test_class_that_is_named_keeps_its_other_defaults(admission: Any, stored: dict[str, Any]) -> None:
+    changed = admission.edit(
+        stored, {"spec": {"retryPolicy": {"capacity": {"maxRetries": 1}}}}, dry_run="All"
+    )
+    policy = changed["spec"]["retryPolicy"]
+    assert policy["capacity"] == {"maxRetries": 1, "backoffSeconds": 60, "maxBackoffSeconds": 1800}
+    assert policy["preempted"]["maxRetries"] == 50
 
 
 def test_labels_and_annotations_can_be_edited(admission: Any, stored: dict[str, Any]) -> None:

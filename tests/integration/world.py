@@ -28,6 +28,7 @@ PATHS = {
     "persistentvolumeclaims": "/api/v1",
     "serviceaccounts": "/api/v1",
     "pods": "/api/v1",
+    "jobs": "/apis/batch/v1",
     "events": "/api/v1",
 }
 

@@ -71,10 +71,19 @@ def run_both(missing: list[cases.Case], steps: int, folder: Path, seconds: float
         RuntimeError: a side ended with an error.
     """
     ours = [sys.executable, "-m", "tests.parity.ours", str(folder), str(steps)]
-    _run([*ours, *(case.name for case in missing)], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, seconds)
+    run([*ours, *(case.name for case in missing)], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, seconds)
     (folder / "trl.json").write_text(json.dumps([trl_case(case, steps, folder) for case in missing]))
+    run_trl(folder, seconds)
+
+
+def run_trl(folder: Path, seconds: float) -> None:
+    """Run the cases of the folder's trl.json.
+
+    Raises:
+        RuntimeError: it ended with an error.
+    """
     script = Path(__file__).with_name("trl_side.py")
-    _run([str(TRL_PYTHON), str(script), str(folder)], {"HF_HUB_OFFLINE": "1"}, seconds)
+    run([str(TRL_PYTHON), str(script), str(folder)], {"HF_HUB_OFFLINE": "1"}, seconds)
 
 
 def outcome(folder: Path, case: cases.Case) -> Outcome:
@@ -122,7 +131,13 @@ def _output(command: list[str]) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
-def _run(command: list[str], extra: dict[str, str], seconds: float) -> None:
+def run(command: list[str], extra: dict[str, str], seconds: float) -> None:
+    """Run a command with the project's packages at hand.
+
+    Raises:
+        RuntimeError: it ended with an error; the message has the end of its output.
+        subprocess.TimeoutExpired: it takes longer.
+    """
     env = {key: value for key, value in os.environ.items() if key not in ("USE_TORCH", "PYTHONPATH")} | extra
     if "-m" in command:
         paths = [ROOT, ROOT / "operator/src", ROOT / "trainer_image/src"]

@@ -1,7 +1,8 @@
 """TRL's side, for an interpreter that has TRL and none of our packages: runs the cases of a file and writes curves.
 
 `python trl_side.py FOLDER`; FOLDER/trl.json lists for each case its name, the model's folder, the arguments of TRL's
-DPOConfig and whether the reference's log-probabilities are 0. The rows are token ids, so tokenisation plays no part.
+DPOConfig and whether the reference's log-probabilities are 0. The rows are token ids, so tokenisation plays no part. If
+there are held-out rows (NAME.held.json), they are evaluated after the last step.
 """
 
 import json
@@ -57,6 +58,9 @@ def run(folder: Path, name: str, model: str, arguments: dict[str, Any], zero_ref
     trainer.precompute_ref_logps = zero_reference
     trainer.train()
     (folder / f"{name}.trl.json").write_text(json.dumps(curve.lines))
+    if (held := folder / f"{name}.held.json").exists():
+        found = trainer.evaluate(Dataset.from_list(json.loads(held.read_text())))
+        (folder / f"{name}.held.trl.json").write_text(json.dumps(found))
 
 
 def main() -> None:

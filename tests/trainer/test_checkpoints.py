@@ -211,6 +211,22 @@ def test_a_lack_of_memory_is_no_damage(opened: Open, tmp_path: Path, monkeypatch
     assert folder(tmp_path, 10).exists()
 
 
+@pytest.mark.parametrize("words", ["UNAVAILABLE: CURL error", "DEADLINE_EXCEEDED", "Stale file handle"])
+def test_an_outage_is_no_damage(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    save(opened(), 5, 10)
+
+    def away(*_: Any) -> None:
+        raise ValueError(words)
+
+    monkeypatch.setattr(Checkpoints, "_read", away)
+    with pytest.raises(TrainerError, match=words) as caught:
+        opened().restore(state(0), shardings())
+    assert caught.value.reason is TrainerReason.DOWNLOAD_FAILED
+    assert folder(tmp_path, 5).exists() and folder(tmp_path, 10).exists()
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_it_restores_on_other_devices(opened: Open, devices: int) -> None:
     save(opened(), 5)

@@ -64,6 +64,7 @@ def test_the_total_is_served_before_the_first_step() -> None:
     board.update(Begun(4, 10, 5))
     found = scrape(serve(board))
     assert (found[metrics.STEP], found[metrics.TOTAL_STEPS]) == (4, 10)
+    assert found[metrics.RESUMED_STEP] == 4
     assert metrics.LOSS not in found
 
 

@@ -91,7 +91,7 @@ def test_it_learns(first: Run) -> None:
 def test_it_tells_its_phases_and_every_step(first: Run) -> None:
     phases = [event.name for event in first.events if isinstance(event, Phase)]
     assert (phases[0], phases[-1]) == ("loading", "exporting")
-    assert {"training", "evaluating"} < set(phases)
+    assert {"training", "evaluating", "checkpointing"} < set(phases)
     assert [event.step for event in first.events if isinstance(event, Step)] == list(range(1, 13))
     assert [event.step for event in first.events if isinstance(event, Evaluation)] == [0, 6, 12]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dpojob_api.ledger import Activity, ChipSeconds, LedgerStatus
 from dpojob_api.status import AttemptStatus, Condition, DPOJobStatus, FinalMetrics, ProgressStatus
 from dpojob_api.v1alpha1 import DPOJob
 from dpojob_operator.desired import configmap, rayjob
@@ -92,6 +93,12 @@ def running(**fields: Any) -> DPOJobStatus:
     return active(make_condition("Running"), **fields)
 
 
+def make_ledger(used: int = 0, activity: Activity | None = None, ago: int = 0) -> LedgerStatus:
+    """Return a ledger with chip-seconds of a held slice and an interval that was opened so many seconds ago."""
+    since = NOW - timedelta(seconds=ago)
+    return LedgerStatus(chip_seconds=ChipSeconds(starting=used), activity=activity, since=since, total=used)
+
+
 def make_pod(role: str = "host", index: int | None = 0, **fields: Any) -> PodView:
     """Return a pod that runs and is five minutes old."""
     base = PodView(
@@ -149,12 +156,15 @@ def nothing(**fields: Any) -> Observed:
     return replace(Observed(attempt=1, prerequisites=all_there()), **fields)
 
 
-def make_scrape(step: int = 12, finished: bool = False, **fields: Any) -> Scrape:
+def make_scrape(
+    step: int = 12, finished: bool = False, resumed_step: int | None = None, **fields: Any
+) -> Scrape:
     """Return a scrape of a run of 40 steps."""
     progress = ProgressStatus(
         phase=fields.pop("phase", "training"), step=step, total_steps=40, steps=f"{step}/40", **fields
     )
-    return Scrape(progress=progress, final=FinalMetrics(step=step, eval_reward_margin=0.5), finished=finished)
+    final = FinalMetrics(step=step, eval_reward_margin=0.5)
+    return Scrape(progress=progress, final=final, finished=finished, resumed_step=resumed_step)
 
 
 def oom() -> Termination:

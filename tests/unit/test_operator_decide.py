@@ -10,8 +10,8 @@ from dpojob_api.reasons import OperatorReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.status import DPOJobStatus, FinalMetrics
 from dpojob_operator import decide, history
-from dpojob_operator.decide import Apply, Create, Delete, Kind, Stage
 from dpojob_operator.observed import ConfigMapView, Prerequisites, RayClusterView
+from dpojob_operator.plan import STALLED_SECONDS, Apply, Create, Delete, Kind, Stage
 from dpojob_operator.settings import Settings
 
 
@@ -33,7 +33,7 @@ def test_image_of_the_spec_comes_before_the_default():
 def test_no_image_at_all_stalls():
     made = plan(b.make_job(), b.nothing(), Settings())
     assert (made.stage, made.reason, made.actions) == (Stage.STALLED, OperatorReason.NO_TRAINER_IMAGE, ())
-    assert made.requeue_after == decide.STALLED_SECONDS
+    assert made.requeue_after == STALLED_SECONDS
 
 
 def test_nothing_known_of_kuberay_stalls():
@@ -150,7 +150,7 @@ def test_suspended_rayjob_names_its_queue():
     made = plan(
         job, b.observe(job, ray_job=b.make_ray_job("Suspended", "", suspended=True, queue="tpu"), pods=())
     )
-    assert (made.stage, made.reason) == (Stage.STARTING, OperatorReason.ATTEMPT_CREATED)
+    assert (made.stage, made.reason) == (Stage.QUEUED, OperatorReason.QUEUED)
     assert "'tpu'" in made.message
 
 
@@ -197,13 +197,30 @@ def test_suspension_is_no_loss():
 
 @pytest.mark.parametrize(
     ("reason", "seconds", "stage"),
-    [("HostLost", 59, Stage.ENDING), ("HostLost", 60, Stage.FAILED), ("HeadLost", 15, Stage.FAILED)],
+    [("HostLost", 59, Stage.ENDING), ("HostLost", 60, Stage.RETRYING), ("HeadLost", 15, Stage.RETRYING)],
 )
 def test_loss_ends_the_attempt_after_its_grace(reason, seconds, stage):
     since = b.NOW - timedelta(seconds=seconds)
     job = b.make_job(status=b.active(reason=reason, message="gone", end_time=since))
     made = plan(job, b.observe(job))
-    assert (made.stage, made.reason, made.message) == (stage, reason, "gone")
+    assert made.failure is not None
+    assert (made.stage, made.failure.reason, made.failure.message) == (stage, reason, "gone")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "change", "stage"),
+    [
+        (179, {"deleting": True}, Stage.ENDING),
+        (180, {"deleting": True}, Stage.RETRYING),
+        (60, {"deleting": True, "ended": b.oom()}, Stage.RETRYING),
+        (60, {"deleting": True, "phase": "Pending"}, Stage.RETRYING),
+    ],
+)
+def test_hosts_that_terminate_have_their_time_to_save(seconds, change, stage):
+    since = b.NOW - timedelta(seconds=seconds)
+    job = b.make_job(status=b.active(reason="HostLost", message="gone", end_time=since))
+    made = plan(job, b.observe(job, pods=b.make_pods(b.make_pod("host", 1, **change))))
+    assert made.stage is stage
 
 
 def test_loss_after_the_checked_result_is_success():
@@ -252,14 +269,16 @@ def test_startup_deadline_repeats_what_the_pods_waited_for():
     ray_job = b.make_ray_job("Failed", "", reason="PreRunningDeadlineExceeded")
     job = b.make_job(status=b.active(waiting))
     made = plan(job, b.observe(job, ray_job=ray_job, pods=()))
-    assert made.reason == OperatorReason.STARTUP_DEADLINE_EXCEEDED
+    assert made.failure is not None
+    assert made.failure.reason == OperatorReason.STARTUP_DEADLINE_EXCEEDED
     assert "2 hosts: Unschedulable: no node" in made.message
 
 
 def test_operator_keeps_the_deadline_when_kuberay_does_not():
     job = b.make_job({"runtime": {"startupDeadlineSeconds": 60}}, status=b.active())
     made = plan(job, b.observe(job, ray_job=b.make_ray_job("", "", started=None), pods=()))
-    assert (made.stage, made.reason) == (Stage.FAILED, OperatorReason.STARTUP_DEADLINE_EXCEEDED)
+    assert made.failure is not None
+    assert (made.stage, made.failure.reason) == (Stage.RETRYING, OperatorReason.STARTUP_DEADLINE_EXCEEDED)
 
 
 def test_time_in_a_queue_does_not_count_towards_the_deadline():
@@ -286,3 +305,12 @@ def test_single_host_slice_runs_with_one_host():
     job = b.make_job({"accelerator": {"type": "v4-8"}}, status=b.active())
     observed = b.observe(job, pods=b.make_pods()[:2])
     assert plan(job, replace(observed)).stage is Stage.RUNNING
+
+
+@pytest.mark.parametrize(
+    "found", [{"ray_job": b.make_ray_job("Failed", "FAILED", message="boom")}, {"ray_job": None}]
+)
+def test_run_that_was_checked_and_written_is_a_success_however_its_driver_ends(found):
+    status = b.running().model_copy(update={"final_metrics": FinalMetrics(step=40)})
+    job = b.make_job(status=status)
+    assert plan(job, b.observe(job, scrape=None, **found)).stage is Stage.SUCCEEDED

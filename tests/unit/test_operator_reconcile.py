@@ -5,6 +5,7 @@ The stand-in knows no admission, garbage collection or KubeRay; those are real i
 
 import json
 from copy import deepcopy
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -28,6 +29,7 @@ class MemoryKube:
         self.objects = {}
         self.writes = []
         self.refuse = {}
+        self.refuse_patch = None
 
     def put(self, resource, body):
         self.objects[resource, body["metadata"]["name"]] = deepcopy(body)
@@ -59,9 +61,19 @@ class MemoryKube:
         self.put(resource, body)
         return body
 
-    async def delete(self, resource, namespace, name):
+    async def delete(self, resource, namespace, name, uid=None):
+        found = self.objects.get((resource, name))
+        if found and uid and found["metadata"].get("uid") != uid:
+            raise ConflictError("another uid")
         self.writes.append(("delete", resource.plural, name))
         self.objects.pop((resource, name), None)
+
+    async def patch(self, resource, namespace, name, patch):
+        if self.refuse_patch:
+            raise self.refuse_patch
+        self.writes.append(("patch", resource.plural, name))
+        merge(self.objects[resource, name], patch)
+        return self.objects[resource, name]
 
     async def patch_status(self, resource, namespace, name, patch):
         self.writes.append(("status", resource.plural, name))
@@ -268,3 +280,82 @@ def test_merge_patch_applied_gives_the_new_object():
     new = {"a": {"b": 3}, "e": "x"}
     merge(old, merge_patch(deepcopy(old), new))
     assert old == new
+
+
+async def test_suspended_run_is_stopped_with_one_patch_that_names_the_object(api, make_reconciler):
+    reconciler = await running_job(api, METRICS, make_reconciler)
+    api.objects[kube.RAYJOBS, "j-a1"]["metadata"]["uid"] = "u1"
+    api.objects[kube.DPOJOBS, "j"]["spec"]["suspend"] = True
+    api.writes.clear()
+    await reconciler.reconcile(KEY)
+    assert api.writes[0] == ("patch", "rayjobs", "j-a1")
+    stopped = api.objects[kube.RAYJOBS, "j-a1"]
+    assert stopped["spec"]["suspend"] is True
+    assert stopped["metadata"]["annotations"]["dpojob.io/stop"] == "2026-11-23T12:00:00Z"
+    assert stopped["metadata"]["uid"] == "u1"
+    assert (status_of(api)["summary"], reason_of(api, "Reconciling")) == ("Suspending", "Suspending")
+    api.writes.clear()
+    await reconciler.reconcile(KEY)
+    assert "patch" not in {write[0] for write in api.writes}
+
+
+@pytest.mark.parametrize(
+    "error", [ConflictError("x"), NotFoundError("x"), InvalidError("metadata.uid: Invalid value: immutable")]
+)
+async def test_rayjob_that_changed_hands_is_left_alone(api, make_reconciler, error):
+    reconciler = await running_job(api, METRICS, make_reconciler)
+    api.objects[kube.DPOJOBS, "j"]["spec"]["suspend"] = True
+    api.refuse_patch = error
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Reconciling") == "Suspending"
+
+
+async def test_stop_that_is_refused_stalls_with_the_servers_words(api, make_reconciler):
+    reconciler = await running_job(api, METRICS, make_reconciler)
+    api.objects[kube.DPOJOBS, "j"]["spec"]["suspend"] = True
+    api.refuse_patch = InvalidError("spec.suspend: not now")
+    await reconciler.reconcile(KEY)
+    assert reason_of(api, "Stalled") == "RayJobRejected"
+    assert [a["outcome"] for a in status_of(api)["attempts"]] == ["Active"]
+
+
+def ended_job(seconds, uid=b.UID, **spec):
+    """Return a job that has ended so many seconds ago."""
+    complete = json.loads(b.make_condition("Complete").model_dump_json(by_alias=True))
+    end = (b.NOW - timedelta(seconds=seconds)).isoformat()
+    body = job_body(attempt=1, conditions=[complete], completionTime=end)
+    body["metadata"]["uid"] = uid
+    body["spec"] |= spec
+    return body
+
+
+async def test_ended_job_is_deleted_when_its_time_is_over(api, make_reconciler):
+    api.put(kube.DPOJOBS, ended_job(40, ttlSecondsAfterFinished=60))
+    assert await make_reconciler().reconcile(KEY) == 20
+    assert api.writes == []
+    api.put(kube.DPOJOBS, ended_job(60, ttlSecondsAfterFinished=60))
+    assert await make_reconciler().reconcile(KEY) is None
+    assert api.writes == [("delete", "dpojobs", "j")]
+
+
+async def test_slice_is_released_before_an_ended_job_is_deleted(api, make_reconciler):
+    api.put(kube.DPOJOBS, ended_job(999, ttlSecondsAfterFinished=0))
+    api.put(kube.RAYJOBS, rayjob.build_rayjob(b.make_job(), 1, "i"))
+    await make_reconciler().reconcile(KEY)
+    assert api.writes == [("delete", "rayjobs", "j-a1")]
+
+
+async def test_new_job_of_the_same_name_is_not_deleted_for_the_old_one(api, make_reconciler):
+    api.put(kube.DPOJOBS, ended_job(999, ttlSecondsAfterFinished=0))
+    read = api.get
+
+    async def get(resource, namespace, name):
+        body = await read(resource, namespace, name)
+        if resource is kube.RAYJOBS:
+            return body
+        api.objects[kube.DPOJOBS, "j"]["metadata"]["uid"] = "another"
+        return body
+
+    api.get = get
+    assert await make_reconciler().reconcile(KEY) is None
+    assert (kube.DPOJOBS, "j") in api.objects

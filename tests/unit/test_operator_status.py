@@ -9,7 +9,7 @@ from tests.unit import operator_builders as b
 from dpojob_api.reasons import DATA_REASONS, OperatorReason
 from dpojob_api.status import DPOJobStatus, FinalMetrics
 from dpojob_operator import status, transitions
-from dpojob_operator.decide import Plan, Stage
+from dpojob_operator.plan import Plan, Stage
 
 
 def make_plan(stage, reason="X", message="m", attempt=1):
@@ -34,7 +34,14 @@ BASE = {"Complete": "False", "Failed": "False", "Running": "False"}
         (Stage.CLEANING, "Starting", BASE | {"Reconciling": "True"}),
         (Stage.CREATED, "Starting", BASE | {"Reconciling": "True"}),
         (Stage.STARTING, "Starting", BASE | {"Reconciling": "True"}),
-        (Stage.LOST, "Starting", BASE | {"Reconciling": "True"}),
+        (Stage.LOST, "Retrying", BASE | {"Reconciling": "True"}),
+        (Stage.RETRYING, "Retrying", BASE | {"Reconciling": "True"}),
+        (Stage.BACKING_OFF, "Retrying", BASE | {"Reconciling": "True"}),
+        (Stage.STOPPING, "Stopping", BASE | {"Reconciling": "True"}),
+        (Stage.STOPPED, "Stopping", BASE | {"Reconciling": "True"}),
+        (Stage.QUEUED, "Queued", BASE | {"Reconciling": "True", "Queued": "True"}),
+        (Stage.CHECKING, "Checking", BASE | {"Reconciling": "True"}),
+        (Stage.SUSPENDED, "Suspended", BASE | {"Suspended": "True"}),
         (Stage.ENDING, "Failing", BASE | {"Reconciling": "True"}),
         (Stage.RUNNING, "Running", BASE | {"Running": "True"}),
         (Stage.FAILED, "Failed", BASE | {"Failed": "True"}),

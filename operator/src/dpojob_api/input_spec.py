@@ -57,6 +57,12 @@ class ColumnsSpec(ApiModel):
 class GateSpec(ApiModel):
     """Bounds that the tokenised pairs must keep; checked on the CPU before anything is compiled."""
 
+    preflight: bool = Field(
+        default=False,
+        description="preflight examines the data in a pod without chips before a slice is asked for; refused data then costs "
+        "none.",
+    )
+
     on_violation: OnViolation = Field(
         default=OnViolation.FAIL,
         description="onViolation is Fail, which ends the job as DataInvalid, or Warn, which only writes the violation to "

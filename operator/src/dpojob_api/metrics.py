@@ -27,8 +27,18 @@ EVAL_LOSS: Final = "dpojob_eval_loss"
 EVAL_REWARD_ACCURACY: Final = "dpojob_eval_reward_accuracy"
 EVAL_REWARD_MARGIN: Final = "dpojob_eval_reward_margin"
 FINISHED: Final = "dpojob_finished"
+RESUMED_STEP: Final = "dpojob_resumed_step"
 
-PHASES: Final = ("starting", "loading", "compiling", "training", "evaluating", "exporting", "finished")
+PHASES: Final = (
+    "starting",
+    "loading",
+    "compiling",
+    "training",
+    "evaluating",
+    "checkpointing",
+    "exporting",
+    "finished",
+)
 # The label of each metric that has several values.
 LABELS: Final = {PHASE: "phase", DATA_PAIRS: "kind", DEVICE_BYTES: "device"}
 # The pairs of the data set, by what became of them (label kind of DATA_PAIRS).
@@ -68,5 +78,6 @@ HELP: Final[dict[str, str]] = {
     EVAL_LOSS: "Loss on the held-out pairs.",
     EVAL_REWARD_ACCURACY: "Reward accuracy on the held-out pairs.",
     EVAL_REWARD_MARGIN: "Reward margin on the held-out pairs.",
+    RESUMED_STEP: "Step of the checkpoint that the attempt started from, 0 without one; absent until it trains.",
     FINISHED: "1 once the run is checked and written; the driver then waits for one scrape before it ends.",
 }

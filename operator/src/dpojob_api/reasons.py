@@ -33,6 +33,14 @@ class ConditionType(Documented):
         "Reconciling",
         "True while the operator is bringing an attempt up or down; only present while True.",
     )
+    QUEUED = (
+        "Queued",
+        "True while Kueue holds the RayJob back; the message has Kueue's words. Only present while True.",
+    )
+    SUSPENDED = (
+        "Suspended",
+        "True while spec.suspend or a guard holds the job and no slice is held; only present while True.",
+    )
     STALLED = (
         "Stalled",
         "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
@@ -46,6 +54,54 @@ class OperatorReason(Documented):
     WAITING_FOR_PODS = (
         "WaitingForPods",
         "Pods of the attempt are not ready; the message repeats the scheduler's or the kubelet's words.",
+    )
+    QUEUED = "Queued", "Kueue has not admitted the RayJob yet; the message has its words."
+    CHECKING_DATA = (
+        "CheckingData",
+        "A Job examines the data before a slice is asked for (dataset.gate.preflight).",
+    )
+    DATA_CHECK_FAILED = (
+        "DataCheckFailed",
+        "The Job that examines the data ended without a verdict; the message has its end. It is tried again.",
+    )
+    EVICTED_BY_KUEUE = (
+        "EvictedByKueue",
+        "Kueue took the slice back, e.g. for a job of higher priority. The hosts may save their step, and the next attempt "
+        "queues.",
+    )
+    BACKING_OFF = (
+        "BackingOff",
+        "An attempt has ended and another one follows; the message says why, and when.",
+    )
+    RELEASING_SLICE = "ReleasingSlice", "Pods of an earlier attempt still hold the slice."
+    SUSPENDING = (
+        "Suspending",
+        "spec.suspend is true: the hosts have been told to stop and may save their step before the slice is released.",
+    )
+    SUSPENDED = "Suspended", "spec.suspend is true and no slice is held. Set it to false to go on."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "The job took longer than spec.activeDeadlineSeconds."
+    BUDGET_EXCEEDED = (
+        "BudgetExceeded",
+        "The job was stopped before it used more than spec.budget.chipHours; its checkpoints are kept.",
+    )
+    PROGRESS_STALLED = (
+        "ProgressStalled",
+        "Neither step nor phase changed for spec.progress.stallSeconds, or the metrics could not be read for that long.",
+    )
+    REWARD_ACCURACY_LOW = (
+        "RewardAccuracyLow",
+        "The policy does not prefer the chosen completions (spec.guards.rewardAccuracy). Look at the data and the learning "
+        "rate.",
+    )
+    CHOSEN_LOG_PROB_COLLAPSED = (
+        "ChosenLogProbCollapsed",
+        "The chosen completions have become unlikely (spec.guards.chosenLogProb). Lower training.learningRate or raise "
+        "dpo.beta.",
+    )
+    GRAD_NORM_SPIKE = (
+        "GradientNormSpike",
+        "The gradient norm stays far above what it was (spec.guards.gradNorm). Lower training.learningRate or "
+        "training.clipGradNorm.",
     )
     TRAINING = "Training", "The trainer runs; progress is in status.progress."
     DATA_ACCEPTED = (
@@ -95,7 +151,7 @@ class OperatorReason(Documented):
         "RayJobRejected",
         "The API server or KubeRay refused the RayJob; the message repeats its words.",
     )
-    ATTEMPT_LOST = "AttemptLost", "The attempt's RayJob was deleted by somebody else; a new attempt follows."
+    ATTEMPT_LOST = "AttemptLost", "The attempt's RayJob was deleted by somebody else."
     STARTUP_DEADLINE_EXCEEDED = (
         "StartupDeadlineExceeded",
         "The pods did not come up within runtime.startupDeadlineSeconds; the message says what they waited for.",
@@ -193,16 +249,5 @@ DATA_REASONS: Final = frozenset(
         TrainerReason.DATASET_EMPTY,
         TrainerReason.DATASET_TOO_SMALL,
         TrainerReason.NO_CHAT_TEMPLATE,
-    }
-)
-# Their causes lie outside the job and may pass by themselves.
-TRANSIENT: Final = frozenset(
-    {
-        TrainerReason.RATE_LIMITED,
-        TrainerReason.DOWNLOAD_FAILED,
-        TrainerReason.SLICE_NOT_READY,
-        TrainerReason.HOST_LOST,
-        TrainerReason.PREEMPTED,
-        TrainerReason.TRACKING_FAILED,
     }
 )

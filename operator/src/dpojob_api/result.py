@@ -11,6 +11,9 @@ from dpojob_api.base import ApiModel
 from dpojob_api.constants import RESULT_PREFIX
 from dpojob_api.reasons import TrainerReason
 
+MAX_TERMINATION_MESSAGE = 4096
+"""Bytes of a container's termination message that the kubelet keeps."""
+
 
 class TrainerResult(ApiModel):
     """Why a trainer stopped."""
@@ -18,10 +21,21 @@ class TrainerResult(ApiModel):
     reason: TrainerReason = Field(description="reason is a documented word.")
     message: str = Field(description="message says what happened and how to fix it; no traceback.")
     step: int | None = Field(default=None, description="step is the number of optimizer steps done.")
+    pairs: dict[str, int] | None = Field(
+        default=None, description="pairs is what became of the pairs, by the kinds of metrics.DATA_KINDS."
+    )
 
     def to_line(self) -> str:
         """Return the line for stdout."""
         return RESULT_PREFIX + json.dumps(self.to_wire(), separators=(",", ":"))
+
+    def to_short_line(self, limit: int = MAX_TERMINATION_MESSAGE) -> str:
+        """Return the line with a message that is cut until the line fits; it is ASCII, so characters are bytes."""
+        line, message = self.to_line(), self.message
+        while len(line) > limit and len(message) > 1:
+            message = message[: len(message) // 2]
+            line = self.model_copy(update={"message": f"{message}…"}).to_line()
+        return line
 
 
 def find_result(log_tail: str) -> TrainerResult | None:

@@ -82,6 +82,11 @@ def keys_match(field: str, pattern: str, message: str) -> Rule:
     return Rule(f"!has(self.{field}) || self.{field}.all(k, k.matches(r'{pattern}'))", message, f".{field}")
 
 
+def field_names(model: type[ApiModel]) -> list[str]:
+    """Return the JSON names of a model's fields."""
+    return [info.alias or key for key, info in model.model_fields.items()]
+
+
 def immutable(field: str) -> Rule:
     """Return the rule that a field of the spec never changes."""
     changed = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
@@ -134,7 +139,7 @@ SPEC_RULES = (
         "output.uri must not hold the model or the data set; give the job a folder of its own",
         ".output.uri",
     ),
-    *(immutable(name) for name in (info.alias or key for key, info in spec.DPOJobSpec.model_fields.items())),
+    *(immutable(name) for name in field_names(spec.DPOJobSpec) if name not in spec.MUTABLE),
 )
 
 INPUT_URI_RULES = (

@@ -1,5 +1,5 @@
 """What a user writes: ``DPOJob.spec``, except for what goes in (``input_spec``), the accelerator and the runtime
-(``slice_spec``).
+(``slice_spec``), and retries and limits (``lifecycle_spec``).
 
 These models are the source of the CRD. A description starts with the JSON name; every number has bounds and every
 string and list a maximum, which the API server needs to bound the cost of CEL rules.
@@ -11,7 +11,9 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from dpojob_api.base import ApiModel
+from dpojob_api.guards_spec import GuardsSpec
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
+from dpojob_api.lifecycle_spec import BudgetSpec, ProgressSpec, RetryPolicySpec
 from dpojob_api.slice_spec import AcceleratorSpec, CredentialsSpec, RuntimeSpec
 from dpojob_api.uris import OUTPUT_PATTERN
 
@@ -337,7 +339,7 @@ class TrackingSpec(ApiModel):
 
 
 class DPOJobSpec(ApiModel):
-    """The desired run. Every field is fixed once the job is created."""
+    """The desired run. Fields that are not in ``MUTABLE`` are fixed once the job is created."""
 
     model: ModelSpec = Field(description="model is the base model.")
     dataset: DatasetSpec = Field(description="dataset is the preference data.")
@@ -359,3 +361,45 @@ class DPOJobSpec(ApiModel):
     tracking: TrackingSpec = Field(default=TrackingSpec(), description="tracking is experiment tracking.")
     credentials: CredentialsSpec = Field(default=CredentialsSpec(), description="credentials names Secrets.")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="runtime is how the pods run.")
+    retry_policy: RetryPolicySpec = Field(
+        default=RetryPolicySpec(),
+        description="retryPolicy is when a failed attempt is followed by another one.",
+    )
+    suspend: bool = Field(
+        default=False,
+        description="suspend stops the attempt with a checkpoint and releases the slice; false lets the job go on.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31536000,
+        description="activeDeadlineSeconds is how long the whole job may take, all attempts and waits included, time "
+        "suspended not. No limit if unset.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=31536000,
+        description="ttlSecondsAfterFinished deletes the DPOJob so long after its end; its output stays. Never if unset.",
+    )
+    budget: BudgetSpec = Field(default=BudgetSpec(), description="budget is what the job may use.")
+    progress: ProgressSpec = Field(
+        default=ProgressSpec(), description="progress is when a run that says nothing counts as lost."
+    )
+    guards: GuardsSpec = Field(
+        default=GuardsSpec(), description="guards are rules on training itself, all off by default."
+    )
+
+
+MUTABLE = frozenset(
+    {
+        "retryPolicy",
+        "suspend",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+        "budget",
+        "progress",
+        "guards",
+    }
+)
+"""Fields of the spec that may change while a job lives; they take effect without a restart."""

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dpojob_api.base import ApiModel
+from dpojob_api.failure_class import FailureClass
+from dpojob_api.guards_spec import GuardAction
+from dpojob_api.ledger import LedgerStatus
 from dpojob_api.mesh import ResolvedMesh
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
@@ -43,20 +46,59 @@ class AttemptStatus(ApiModel):
 
     number: int = Field(description="number counts from 1.")
     ray_job: Short = Field(description="rayJob is the RayJob's name.")
-    outcome: Literal["Active", "Succeeded", "Failed", "Lost"] = Field(
-        description="outcome is how the attempt stands."
+    outcome: Literal["Active", "Succeeded", "Failed", "Lost", "Stopped"] = Field(
+        description="outcome is how the attempt stands; Stopped is by spec.suspend, a guard or Kueue."
+    )
+    failure_class: FailureClass | None = Field(
+        default=None,
+        alias="class",
+        description="class is the class of its end, see docs/reference/conditions.md.",
     )
     reason: Short | None = Field(default=None, description="reason is why it ended.")
     message: Text | None = Field(default=None, description="message is why it ended, in words.")
     start_time: datetime = Field(description="startTime is when the RayJob was created.")
+    slice_time: datetime | None = Field(
+        default=None, description="sliceTime is when the first host had a node; chips count from then on."
+    )
     end_time: datetime | None = Field(default=None, description="endTime is when it ended.")
+    host: Short | None = Field(
+        default=None, description="host is the pod, and its node, whose loss ended the attempt."
+    )
+    from_step: int | None = Field(
+        default=None, description="fromStep is the step of the checkpoint it started from, 0 without one."
+    )
+    to_step: int | None = Field(
+        default=None, description="toStep is the last step that was seen; progress is read every few seconds."
+    )
+    steps_lost: int | None = Field(
+        default=None, description="stepsLost is how many of its steps a later attempt had to do again."
+    )
+    recovery_seconds: int | None = Field(
+        default=None, description="recoverySeconds is from its end until a later attempt trained."
+    )
+
+
+class RetriesStatus(ApiModel):
+    """Retries used, by class of the end that they followed."""
+
+    preempted: int = Field(default=0, description="preempted counts retries after preemption.")
+    infrastructure: int = Field(default=0, description="infrastructure counts retries after a loss.")
+    capacity: int = Field(default=0, description="capacity counts retries after waiting in vain for a slice.")
+    application: int = Field(default=0, description="application counts retries after a failure of the run.")
+    configuration: int = Field(default=0, description="configuration counts retries that no change preceded.")
+    fenced: int = Field(default=0, description="fenced counts retries after fencing.")
+
+    def of(self, kind: FailureClass) -> int:
+        """Return the retries used after ends of a class."""
+        used: int = getattr(self, kind.field)
+        return used
 
 
 class ProgressStatus(ApiModel):
     """The newest numbers that the trainer served."""
 
     phase: Short = Field(
-        description="phase is what the trainer is doing: starting, loading, training, evaluating, exporting."
+        description="phase is what the trainer is doing: starting, loading, compiling, training, evaluating, checkpointing, exporting."
     )
     step: int = Field(description="step is the number of optimizer steps done.")
     total_steps: int = Field(description="totalSteps is the number of optimizer steps of the whole run.")
@@ -71,6 +113,9 @@ class ProgressStatus(ApiModel):
     )
     eta: Short | None = Field(
         default=None, description="eta is the estimated time to the last step, e.g. 12m30s."
+    )
+    change_time: datetime | None = Field(
+        default=None, description="changeTime is when step or phase was last seen to change."
     )
 
 
@@ -97,6 +142,56 @@ class OutputStatus(ApiModel):
     model: Text | None = Field(default=None, description="model is the folder of the tuned model.")
 
 
+class GuardSample(ApiModel):
+    """What one step is judged by."""
+
+    step: int = Field(description="step is the optimizer step.")
+    reward_accuracy: float | None = Field(
+        default=None, description="rewardAccuracy is the batch's reward accuracy."
+    )
+    chosen_drop: float | None = Field(
+        default=None,
+        description="chosenDrop is the fall of the chosen log-probability as a share of the reference's.",
+    )
+    grad_norm: float | None = Field(
+        default=None, description="gradNorm is the gradient norm before clipping."
+    )
+
+
+class BrokenGuard(ApiModel):
+    """A bound that was not kept, and what is done about it."""
+
+    reason: Short = Field(description="reason is a documented CamelCase word.")
+    message: Text = Field(description="message has the number and the bound.")
+    action: GuardAction = Field(description="action is what is done.")
+    observed_generation: int = Field(
+        description="observedGeneration is the generation of the spec it was judged by; an edit of the spec undoes it."
+    )
+
+
+class RollbackStatus(ApiModel):
+    """The one rollback that a job has."""
+
+    after_attempt: int = Field(
+        description="afterAttempt is the attempt that was rolled back; later ones take the lower rate."
+    )
+    learning_rate_factor: float = Field(
+        description="learningRateFactor is what the learning rate of later attempts is multiplied with."
+    )
+
+
+class GuardsStatus(ApiModel):
+    """What spec.guards is judged by."""
+
+    samples: list[GuardSample] = Field(
+        default=[], max_length=16, description="samples are the newest steps seen of the active attempt."
+    )
+    broken: BrokenGuard | None = Field(default=None, description="broken is the bound that was not kept.")
+    rollback: RollbackStatus | None = Field(
+        default=None, description="rollback is that of RollbackAndReduceLR."
+    )
+
+
 class DPOJobStatus(ApiModel):
     """The observed state."""
 
@@ -110,12 +205,21 @@ class DPOJobStatus(ApiModel):
         default=[],
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="conditions are Complete, Failed, Running, DataValid, Reconciling and Stalled.",
+        description="conditions are Complete, Failed, Running, DataValid, Reconciling, Queued, Suspended and Stalled.",
     )
     plan: PlanStatus | None = Field(default=None, description="plan is what the spec resolves to.")
     attempt: int | None = Field(default=None, description="attempt is the number of the newest attempt.")
     attempts: list[AttemptStatus] = Field(
         default=[], max_length=20, description="attempts are the newest attempts."
+    )
+    retries: RetriesStatus | None = Field(
+        default=None, description="retries are those used of spec.retryPolicy."
+    )
+    ledger: LedgerStatus | None = Field(
+        default=None, description="ledger is what the time of all attempts has gone to, see docs/ledger.md."
+    )
+    suspended_seconds: int = Field(
+        default=0, description="suspendedSeconds is how long the job was suspended; it is no active time."
     )
     progress: ProgressStatus | None = Field(
         default=None, description="progress is the newest numbers of the run."
@@ -123,6 +227,7 @@ class DPOJobStatus(ApiModel):
     final_metrics: FinalMetrics | None = Field(
         default=None, description="finalMetrics are the numbers of the finished run."
     )
+    guards: GuardsStatus | None = Field(default=None, description="guards is what spec.guards is judged by.")
     output: OutputStatus | None = Field(default=None, description="output is where the results are.")
     start_time: datetime | None = Field(
         default=None, description="startTime is when the job was first acted on."

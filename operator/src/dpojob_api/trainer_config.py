@@ -69,7 +69,7 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
         model=spec.model,
         dataset=spec.dataset,
         dpo=spec.dpo.model_copy(update={"max_length": max_length}),
-        training=resolve_training(spec.training),
+        training=resolve_training(spec.training, rate_factor(job, attempt)),
         precision=spec.precision,
         plan=plan_of(spec),
         generation=shape_of(spec).generation,
@@ -84,11 +84,21 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
     )
 
 
-def resolve_training(training: TrainingSpec) -> TrainingSpec:
-    """Fill in what the spec leaves to defaults that depend on other fields."""
+def rate_factor(job: DPOJob, attempt: int) -> float:
+    """Return what an attempt's learning rate is multiplied with: below 1 once a guard has rolled the job back."""
+    rollback = job.status.guards.rollback if job.status.guards else None
+    return rollback.learning_rate_factor if rollback and rollback.after_attempt < attempt else 1.0
+
+
+def resolve_training(training: TrainingSpec, factor: float = 1.0) -> TrainingSpec:
+    """Fill in what the spec leaves to defaults that depend on other fields; scale the learning rate by a factor."""
     update: dict[str, object] = {}
     if training.epochs is None and training.max_steps is None:
         update["epochs"] = 1
     if training.learning_rate_end is None:
-        update["learning_rate_end"] = training.learning_rate / 10
+        update["learning_rate_end"] = training.learning_rate / 10 * factor
+    elif factor != 1:
+        update["learning_rate_end"] = training.learning_rate_end * factor
+    if factor != 1:
+        update["learning_rate"] = training.learning_rate * factor
     return training.model_copy(update=update)

@@ -11,7 +11,7 @@ from kubernetes.config import ConfigException
 from prometheus_client import start_http_server
 
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_operator import handlers, kube, logs, metrics
+from dpojob_operator import handlers, kube, logs, metrics, probes
 from dpojob_operator.errors import NotFoundError, TransientError
 from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
 from dpojob_operator.queue import WorkQueue
@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
         "--probe-port",
         type=int,
         default=port,
-        help="liveness at /healthz; 0 turns it off [DPOJOB_PROBE_PORT]",
+        help="/healthz and /readyz; 0 turns them off [DPOJOB_PROBE_PORT]",
     )
     workers = env("DPOJOB_WORKERS", str(default.workers))
     add("--workers", type=int, default=workers, help="jobs reconciled at a time [DPOJOB_WORKERS]")
@@ -71,22 +71,24 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
 async def run(settings: Settings) -> None:
     """Watch and reconcile until SIGTERM or SIGINT, which kopf handles."""
     api = kube.ApiServer(kube.load_configuration())
-    jobs = metrics.JobCounter()
+    jobs, sync = metrics.JobBook(), probes.Sync(api, settings.namespaces)
     await wait_until_served(api, settings)
     agent = {"User-Agent": FIELD_MANAGER}
     async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, headers=agent, trust_env=False) as http:
         reconciler = Reconciler(api, Observer(api, http), settings, told=jobs.told)
-        queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile)
+        queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile, about=logs.about)
         metrics.QUEUE_LENGTH.set_function(queue.__len__)
-        await kopf.operator(
-            registry=handlers.build_registry(queue, settings.workers),
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-            liveness_endpoint=f"http://0.0.0.0:{settings.probe_port}/healthz"
-            if settings.probe_port
-            else None,
-        )
+        async with probes.served(probes.build_app(queue, sync), settings.probe_port):
+            syncing = asyncio.create_task(sync.run(), name="sync")
+            try:
+                await kopf.operator(
+                    registry=handlers.build_registry(queue, settings.workers, sync.show),
+                    standalone=True,
+                    clusterwide=not settings.namespaces,
+                    namespaces=settings.namespaces,
+                )
+            finally:
+                syncing.cancel()
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:
@@ -113,6 +115,9 @@ def main() -> int:
         asyncio.run(run(settings))
     except ConfigException as error:
         log.critical("no connection to a cluster: %s; run in a pod or set KUBECONFIG", error)
+        return 2
+    except probes.PortError as error:
+        log.critical("no health endpoint: %s", error)
         return 2
     except (kopf.LoginError, OSError) as error:
         log.critical("the API server does not let the operator in: %s", error)

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-import time
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -16,15 +16,15 @@ from dpojob_operator.reconcile import Key
 
 log = logging.getLogger(__name__)
 
-STUCK_SECONDS = 600.0
 
+def build_registry(
+    queue: WorkQueue[Key], workers: int, shown: Callable[[Key], None] = lambda key: None
+) -> kopf.OperatorRegistry:
+    """Return the handlers that feed a queue and the one that runs it.
 
-class StuckError(Exception):
-    """Jobs wait and none is worked on."""
-
-
-def build_registry(queue: WorkQueue[Key], workers: int) -> kopf.OperatorRegistry:
-    """Return the handlers that feed a queue and the one that runs it."""
+    Args:
+        shown: is called with every job that the watch of the DPOJobs shows.
+    """
     registry = kopf.OperatorRegistry()
     background: list[asyncio.Task[None]] = []
 
@@ -34,6 +34,7 @@ def build_registry(queue: WorkQueue[Key], workers: int) -> kopf.OperatorRegistry
     async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace and name:
             queue.add((namespace, name))
+            shown((namespace, name))
 
     async def on_child(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
         job = labels.get(constants.LABEL_JOB)
@@ -53,12 +54,6 @@ def build_registry(queue: WorkQueue[Key], workers: int) -> kopf.OperatorRegistry
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-
-    @kopf.on.probe(id="queue", registry=registry)
-    async def probe(**_: Any) -> int:
-        if len(queue) and time.monotonic() - queue.progressed_at > STUCK_SECONDS:
-            raise StuckError(f"{len(queue)} jobs wait and none was finished for {STUCK_SECONDS:.0f} s")
-        return len(queue)
 
     return registry
 

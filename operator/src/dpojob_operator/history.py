@@ -22,7 +22,13 @@ def attempt_number(status: DPOJobStatus) -> int:
     if not status.attempts:
         return 1
     last = status.attempts[-1]
-    return last.number + 1 if last.outcome == "Lost" else last.number
+    return last.number if last.outcome in ("Active", "Succeeded") else last.number + 1
+
+
+def last_ended(status: DPOJobStatus) -> AttemptStatus | None:
+    """Return the attempt that the next one follows."""
+    last = status.attempts[-1] if status.attempts else None
+    return last if last is not None and last.outcome in ("Failed", "Lost", "Stopped") else None
 
 
 def active_attempt(status: DPOJobStatus) -> AttemptStatus | None:
@@ -39,7 +45,23 @@ def last_waiting(status: DPOJobStatus) -> str | None:
     return reconciling.message
 
 
+def last_eviction(status: DPOJobStatus) -> str | None:
+    """Return that Kueue has taken the slice from the active attempt, in the words of the last reconcile."""
+    reconciling = condition_of(status, ConditionType.RECONCILING)
+    if reconciling is None or reconciling.reason != OperatorReason.EVICTED_BY_KUEUE:
+        return None
+    return reconciling.message if active_attempt(status) is not None else None
+
+
 def running_since(status: DPOJobStatus) -> datetime | None:
     """Return since when the trainer has run on all hosts."""
     running = condition_of(status, ConditionType.RUNNING)
     return running.last_transition_time if running is not None and running.status == "True" else None
+
+
+def suspended_seconds(status: DPOJobStatus, now: datetime) -> int:
+    """Return how long a job has been suspended so far."""
+    condition = condition_of(status, ConditionType.SUSPENDED)
+    if condition is None or condition.status != "True":
+        return status.suspended_seconds
+    return status.suspended_seconds + max(0, round((now - condition.last_transition_time).total_seconds()))

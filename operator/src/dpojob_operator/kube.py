@@ -5,6 +5,7 @@ Calls run in threads, so the event loop never waits for the network. Every failu
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,22 @@ import urllib3
 from kubernetes import client, config
 
 from dpojob_api import constants
+from dpojob_operator import metrics
 from dpojob_operator.errors import NotFoundError, TransientError, error_for
 
 Json = dict[str, Any]
 
 TIMEOUT = (5.0, 30.0)
 """Seconds to connect and to read."""
+METHODS = {
+    "get": "GET",
+    "list": "GET",
+    "apply": "PATCH",
+    "create": "POST",
+    "delete": "DELETE",
+    "patch": "PATCH",
+    "patch status": "PATCH",
+}
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
@@ -44,11 +55,17 @@ class Resource:
 DPOJOBS = Resource(constants.API_VERSION, constants.PLURAL)
 RAYJOBS = Resource("ray.io/v1", "rayjobs")
 RAYCLUSTERS = Resource("ray.io/v1", "rayclusters")
+WORKLOADS = (
+    Resource("kueue.x-k8s.io/v1beta2", "workloads"),
+    Resource("kueue.x-k8s.io/v1beta1", "workloads"),
+)
+"""Kueue's objects by its API versions, newest first."""
 CONFIGMAPS = Resource("v1", "configmaps")
 PODS = Resource("v1", "pods")
 SECRETS = Resource("v1", "secrets")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts")
 CLAIMS = Resource("v1", "persistentvolumeclaims")
+JOBS = Resource("batch/v1", "jobs")
 EVENTS = Resource("v1", "events")
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
 
@@ -68,8 +85,11 @@ class Kube(Protocol):
     async def create(self, resource: Resource, body: Json) -> Json:
         """Create an object."""
 
-    async def delete(self, resource: Resource, namespace: str, name: str) -> None:
-        """Delete an object with what it owns; no error if it is gone."""
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
+        """Delete an object with what it owns, with a uid only that one; no error if it is gone."""
+
+    async def patch(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
+        """Merge a patch into an object."""
 
     async def patch_status(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
         """Merge a patch into an object's status."""
@@ -98,12 +118,14 @@ class ApiServer:
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
         """Return an object."""
-        return await self._call("GET", resource.path(namespace, name))
+        return await self._call("get", resource, resource.path(namespace, name))
 
     async def list(self, resource: Resource, namespace: str | None, selector: str = "") -> list[Json]:
         """Return the objects that a label selector matches."""
         query = {"labelSelector": selector} if selector else {}
-        items: list[Json] = (await self._call("GET", resource.path(namespace), query)).get("items", [])
+        items: list[Json] = (await self._call("list", resource, resource.path(namespace), query)).get(
+            "items", []
+        )
         return items
 
     async def apply(self, resource: Resource, body: Json) -> Json:
@@ -111,50 +133,64 @@ class ApiServer:
         meta = body["metadata"]
         query = {"fieldManager": constants.FIELD_MANAGER, "force": "true"}
         path = resource.path(meta["namespace"], meta["name"])
-        return await self._call("PATCH", path, query, body, "application/apply-patch+yaml")
+        return await self._call("apply", resource, path, query, body, "application/apply-patch+yaml")
 
     async def create(self, resource: Resource, body: Json) -> Json:
         """Create an object."""
         query = {"fieldManager": constants.FIELD_MANAGER}
-        return await self._call("POST", resource.path(body["metadata"]["namespace"]), query, body)
+        return await self._call("create", resource, resource.path(body["metadata"]["namespace"]), query, body)
 
-    async def delete(self, resource: Resource, namespace: str, name: str) -> None:
-        """Delete an object with what it owns; no error if it is gone."""
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
+        """Delete an object with what it owns, with a uid only that one; no error if it is gone."""
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
         try:
-            await self._call("DELETE", resource.path(namespace, name), {}, options)
+            await self._call("delete", resource, resource.path(namespace, name), {}, options)
         except NotFoundError:
             return
+
+    async def patch(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
+        """Merge a patch into an object."""
+        query = {"fieldManager": constants.FIELD_MANAGER}
+        path = resource.path(namespace, name)
+        return await self._call("patch", resource, path, query, patch, "application/merge-patch+json")
 
     async def patch_status(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
         """Merge a patch into an object's status."""
         query = {"fieldManager": constants.FIELD_MANAGER}
         path = resource.path(namespace, name, "status")
-        return await self._call("PATCH", path, query, patch, "application/merge-patch+json")
+        return await self._call("patch status", resource, path, query, patch, "application/merge-patch+json")
 
     async def _call(
         self,
-        method: str,
+        verb: str,
+        resource: Resource,
         path: str,
         query: dict[str, str] | None = None,
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        return await asyncio.to_thread(partial(self._request, method, path, query, body, content_type))
+        send = partial(self._request, METHODS[verb], path, query, body, content_type)
+        begun, status = time.monotonic(), None
+        try:
+            status, text = await asyncio.to_thread(send)
+        finally:
+            metrics.count_call(verb, resource.plural, status, time.monotonic() - begun)
+        return answer(METHODS[verb], path, status, text)
 
     def _request(
         self, method: str, path: str, query: dict[str, str] | None, body: Json | None, content_type: str
-    ) -> Json:
+    ) -> tuple[int, bytes]:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         # The hook behind this refreshes the service account's token, which the kubelet rotates.
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path + ("?" + urlencode(query) if query else "")
         try:
             response = self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
-            text = response.read()
+            return response.status, response.read()
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}") from error
-        return answer(method, path, response.status, text)
 
 
 def answer(method: str, path: str, status: int, text: bytes) -> Json:

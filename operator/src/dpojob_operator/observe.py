@@ -14,10 +14,20 @@ import httpx
 
 from dpojob_api import constants
 from dpojob_api.v1alpha1 import DPOJob
-from dpojob_operator import history, kube, parse, trainer_metrics
+from dpojob_operator import checking, history, kube, parse, trainer_metrics
 from dpojob_operator.desired import metadata, rayjob, storage
+from dpojob_operator.desired.check import check_name
 from dpojob_operator.errors import ForbiddenError, NotFoundError
-from dpojob_operator.observed import Observed, PodView, Prerequisites, RayClusterView, RayJobView, Scrape
+from dpojob_operator.observed import (
+    CheckView,
+    Observed,
+    PodView,
+    Prerequisites,
+    RayClusterView,
+    RayJobView,
+    Scrape,
+    WorkloadView,
+)
 from dpojob_operator.policy import preflight
 
 log = logging.getLogger(__name__)
@@ -54,16 +64,38 @@ class Observer:
         )
         ray_job = parse.ray_job(ray_job_body) if ray_job_body else None
         ours = tuple(parse.pod(body) for body in pods if attempt_of(body) == attempt)
+        others = [parse.pod(body) for body in pods if attempt_of(body) != attempt]
         return Observed(
             attempt=attempt,
             config_map=parse.config_map(config_map_body) if config_map_body else None,
             ray_job=ray_job,
+            old_ray_jobs=await self._old_ray_jobs(job, attempt) if attempt > 1 else (),
             ray_clusters=clusters,
             pods=ours,
-            old_pods=tuple(body["metadata"]["name"] for body in pods if attempt_of(body) != attempt),
+            old_pods=tuple(pod.name for pod in others),
+            old_slice=any(pod.role == constants.ROLE_HOST and pod.holds_node for pod in others),
             prerequisites=await self._prerequisites(job) if ray_job is None else None,
             scrape=await self._scrape(ours, ray_job),
+            workload=await self._workload(namespace, ray_job),
+            check=await self._check(job) if ray_job is None and checking.is_due(job) else None,
         )
+
+    async def _check(self, job: DPOJob) -> CheckView | None:
+        namespace, name = job.metadata.namespace, job.metadata.name
+        body = await found(self._api.get(kube.JOBS, namespace, check_name(name)))
+        if body is None:
+            return None
+        pods = await self._api.list(kube.PODS, namespace, f"{constants.LABEL_CHECK}={name}")
+        return parse.check(body, pods)
+
+    async def _old_ray_jobs(self, job: DPOJob, attempt: int) -> tuple[RayJobView, ...]:
+        selector = f"{constants.LABEL_JOB}={job.metadata.name}"
+        try:
+            bodies = await self._api.list(kube.RAYJOBS, job.metadata.namespace, selector)
+        except NotFoundError:
+            return ()
+        ours = [body for body in bodies if parse.controller_uid(body) == job.metadata.uid]
+        return tuple(parse.ray_job(body) for body in ours if (attempt_of(body) or attempt) < attempt)
 
     async def leftovers(self, job: DPOJob) -> tuple[RayJobView | None, tuple[RayClusterView, ...]]:
         """Return what is left of an ended job's newest attempt."""
@@ -96,7 +128,28 @@ class Observer:
             service_accounts={name: body is not None for name, body in accounts.items()},
             claims={name: body is not None for name, body in claims.items()},
             rayjob_fields=await self._rayjob_fields(),
+            kueue=parse.LABEL_QUEUE in job.metadata.labels
+            and await self._workloads(namespace, job.metadata.uid) is not None,
         )
+
+    async def _workload(self, namespace: str, ray_job: RayJobView | None) -> WorkloadView | None:
+        if ray_job is None or ray_job.queue is None or not ray_job.suspended:
+            return None
+        bodies = await self._workloads(namespace, ray_job.uid) or []
+        live = [body for body in bodies if not parse.is_deleting(body)]
+        return parse.workload(live[0]) if live else None
+
+    async def _workloads(self, namespace: str, uid: str) -> list[Json] | None:
+        """Return Kueue's Workloads of a job, None if there is no Kueue or nobody may tell."""
+        for resource in kube.WORKLOADS:
+            try:
+                return await self._api.list(resource, namespace, f"{parse.LABEL_JOB_UID}={uid}")
+            except NotFoundError:
+                continue
+            except ForbiddenError:
+                log.warning("may not list Kueue's Workloads; what they say is not shown")
+                return None
+        return None
 
     async def _get_all(
         self, resource: kube.Resource, namespace: str, names: Iterable[str]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dpojob_api.result import TrainerResult
 from dpojob_api.status import FinalMetrics, ProgressStatus
 
 
@@ -29,6 +30,8 @@ class PodView:
     ip: str | None = None
     phase: str = "Pending"
     created: datetime | None = None
+    placed_at: datetime | None = None
+    """When the scheduler gave it its node."""
     deleting: bool = False
     waiting: str | None = None
     """The kubelet's words on why a container cannot start."""
@@ -37,6 +40,13 @@ class PodView:
     ended: Termination | None = None
     evicted: str | None = None
     """The kubelet's words on why it ended the whole pod."""
+    disrupted: str | None = None
+    """Kubernetes' reason for taking the pod away (condition DisruptionTarget)."""
+
+    @property
+    def holds_node(self) -> bool:
+        """Whether nobody else can have what it has of its node."""
+        return self.node is not None and self.phase not in ("Succeeded", "Failed")
 
     @property
     def alive(self) -> bool:
@@ -50,16 +60,26 @@ class RayJobView:
 
     name: str
     owner_uid: str | None
+    uid: str = ""
     created: datetime | None = None
     started: datetime | None = None
     """When KubeRay took it up; set anew when a suspended RayJob is resumed."""
+    ended_at: datetime | None = None
+    """When it ended, by KubeRay's clock."""
     deleting: bool = False
     suspended: bool = False
+    stop_time: datetime | None = None
+    """When the operator asked KubeRay to take the pods down, so that the trainer saves."""
     queue: str | None = None
     job_status: str = ""
     deployment_status: str = ""
     reason: str = ""
     message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether KubeRay has finished with it."""
+        return self.deployment_status in ("Complete", "Failed", "ValidationFailed")
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,41 @@ class RayClusterView:
     name: str
     attempt: int | None
     deleting: bool = False
+    created: datetime | None = None
     failure: str | None = None
     """KubeRay's words when the API server refuses its pods (ReplicaFailure)."""
+
+
+@dataclass(frozen=True)
+class WorkloadView:
+    """Kueue's object for the attempt's RayJob."""
+
+    name: str
+    active: bool = True
+    reserved: bool = False
+    """Whether it has quota."""
+    pending: str = ""
+    """Kueue's words on why it has none."""
+    checks: str = ""
+    """Kueue's words on admission checks that are not ready."""
+    evicted: str = ""
+    """Kueue's words on why it was evicted."""
+
+
+@dataclass(frozen=True)
+class CheckView:
+    """The Job that examines the data, and its newest pod."""
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    deleting: bool = False
+    ended: datetime | None = None
+    """When it was complete or had failed."""
+    words: str = ""
+    """Kubernetes' words on why it failed."""
+    pod: PodView | None = None
+    result: TrainerResult | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +144,8 @@ class Prerequisites:
     claims: Mapping[str, bool] = field(default_factory=dict)
     rayjob_fields: frozenset[str] | None = None
     """Fields of RayJob.spec in the installed CRD, None if there is no such CRD."""
+    kueue: bool = False
+    """Whether Kueue is there; only looked up for a job with a queue."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +156,10 @@ class Scrape:
     final: FinalMetrics
     finished: bool
     pairs: Mapping[str, int] | None = None
+    resumed_step: int | None = None
+    """Step of the checkpoint that the attempt started from; None until it trains."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Every metric that has one value, by name, if it is finite."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +169,22 @@ class Observed:
     attempt: int
     config_map: ConfigMapView | None = None
     ray_job: RayJobView | None = None
+    old_ray_jobs: tuple[RayJobView, ...] = ()
+    """RayJobs of earlier attempts of this job."""
     ray_clusters: tuple[RayClusterView, ...] = ()
+    """RayClusters of all its attempts."""
     pods: tuple[PodView, ...] = ()
     """Pods of this attempt."""
     old_pods: tuple[str, ...] = ()
     """Names of pods of other attempts; they hold the slice until they are gone."""
+    old_slice: bool = False
+    """Whether one of those is a host that has a node."""
     prerequisites: Prerequisites | None = None
     scrape: Scrape | None = None
+    workload: WorkloadView | None = None
+    """Kueue's Workload while the RayJob is suspended."""
+    check: CheckView | None = None
+    """The Job that examines the data; only looked up while that is due."""
 
     @property
     def head(self) -> PodView | None:
@@ -130,3 +198,18 @@ class Observed:
         return tuple(
             sorted(hosts, key=lambda pod: (pod.host_index if pod.host_index is not None else -1, pod.name))
         )
+
+    @property
+    def holds_slice(self) -> bool:
+        """Whether a host of any attempt is on a node."""
+        return self.old_slice or any(pod.holds_node for pod in self.hosts)
+
+    @property
+    def slice_free(self) -> bool:
+        """Whether nothing of any attempt is there or can come back."""
+        return not (self.ray_clusters or self.pods or self.old_pods or self.live_ray_jobs)
+
+    @property
+    def live_ray_jobs(self) -> tuple[RayJobView, ...]:
+        """RayJobs of earlier attempts that KubeRay may still act on."""
+        return tuple(ray_job for ray_job in self.old_ray_jobs if not ray_job.ended)

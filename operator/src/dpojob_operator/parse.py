@@ -1,15 +1,26 @@
 """From the API server's JSON to the frozen views of ``observed``. Nothing here fails on a missing or odd field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from dpojob_api import constants
-from dpojob_operator.observed import ConfigMapView, PodView, RayClusterView, RayJobView, Termination
+from dpojob_api.result import find_result
+from dpojob_operator.observed import (
+    CheckView,
+    ConfigMapView,
+    PodView,
+    RayClusterView,
+    RayJobView,
+    Termination,
+    WorkloadView,
+)
 
 LABEL_HOST_INDEX = "ray.io/replica-host-index"
 LABEL_ORIGIN = "ray.io/originated-from-cr-name"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 # Ordinary stages of a start; every other waiting reason is a complaint.
 QUIET_REASONS = frozenset({"ContainerCreating", "PodInitializing"})
@@ -18,13 +29,14 @@ Json = Mapping[str, Any]
 
 
 def parse_time(text: object) -> datetime | None:
-    """Return an RFC 3339 time, None for anything else."""
+    """Return an RFC 3339 time, None for anything else, such as one without its offset from UTC."""
     if not isinstance(text, str):
         return None
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return None
+    return time if time.tzinfo is not None else None
 
 
 def parse_int(text: object) -> int | None:
@@ -54,10 +66,13 @@ def ray_job(body: Json) -> RayJobView:
     return RayJobView(
         name=meta.get("name", ""),
         owner_uid=controller_uid(body),
+        uid=meta.get("uid", ""),
         created=parse_time(meta.get("creationTimestamp")),
         started=parse_time(status.get("startTime")),
+        ended_at=parse_time(status.get("endTime")),
         deleting=is_deleting(body),
         suspended=bool(spec.get("suspend")),
+        stop_time=parse_time((meta.get("annotations") or {}).get(constants.ANNOTATION_STOP)),
         queue=labels_of(body).get(LABEL_QUEUE),
         job_status=status.get("jobStatus", ""),
         deployment_status=status.get("jobDeploymentStatus", ""),
@@ -81,7 +96,49 @@ def ray_cluster(body: Json) -> RayClusterView:
         name=body.get("metadata", {}).get("name", ""),
         attempt=parse_int(labels_of(body).get(constants.LABEL_ATTEMPT)),
         deleting=is_deleting(body),
+        created=parse_time(body.get("metadata", {}).get("creationTimestamp")),
         failure=failure,
+    )
+
+
+def workload(body: Json) -> WorkloadView:
+    """Read a Workload of Kueue; v1beta1 and v1beta2 are alike in what is read here."""
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or []}
+    quota, evicted = conditions.get("QuotaReserved", {}), conditions.get("Evicted", {})
+    reserved = quota.get("status") == "True"
+    waiting = [c for c in status.get("admissionChecks") or [] if c.get("state") != "Ready"]
+    checks = [joined(c.get("name"), c.get("message") or c.get("state")) or "" for c in waiting]
+    return WorkloadView(
+        name=body.get("metadata", {}).get("name", ""),
+        active=spec.get("active") is not False,
+        reserved=reserved,
+        pending="" if reserved else joined(quota.get("reason"), quota.get("message")) or "",
+        checks="; ".join(checks),
+        evicted=(joined(evicted.get("reason"), evicted.get("message")) or "")
+        if evicted.get("status") == "True"
+        else "",
+    )
+
+
+def check(body: Json, pods: Sequence[Json]) -> CheckView:
+    """Read the Job that examines the data and the result in its newest pod's termination message."""
+    meta, conditions = body.get("metadata", {}), (body.get("status") or {}).get("conditions") or []
+    true = {c.get("type"): c for c in conditions if c.get("status") == "True"}
+    end = true.get("Complete") or true.get("Failed")
+    own = [pod(p) for p in pods if controller_uid(p) == meta.get("uid")]
+    newest = max(own, key=lambda view: (str(view.created), view.name), default=None)
+    message = newest.ended.message if newest is not None and newest.ended is not None else ""
+    return CheckView(
+        name=meta.get("name", ""),
+        uid=meta.get("uid", ""),
+        owner_uid=controller_uid(body),
+        deleting=is_deleting(body),
+        ended=parse_time(end.get("lastTransitionTime")) if end else None,
+        words=(joined(end.get("reason"), end.get("message")) or "") if end else "",
+        # It has the head's resources, and that is what messages name.
+        pod=replace(newest, role=constants.ROLE_HEAD) if newest is not None else None,
+        result=find_result(message),
     )
 
 
@@ -110,11 +167,13 @@ def pod(body: Json) -> PodView:
         ip=status.get("podIP"),
         phase=status.get("phase", "Pending"),
         created=parse_time(meta.get("creationTimestamp")),
+        placed_at=placement_time(status),
         deleting=is_deleting(body),
         waiting=next(filter(None, map(waiting_words, containers)), None),
         unschedulable=unschedulable_words(status),
         ended=termination(status),
         evicted=joined(status.get("reason"), status.get("message")),
+        disrupted=disruption(status),
     )
 
 
@@ -131,6 +190,22 @@ def unschedulable_words(status: Json) -> str | None:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return joined(condition.get("reason"), condition.get("message"))
+    return None
+
+
+def placement_time(status: Json) -> datetime | None:
+    """Return when the scheduler gave a pod its node."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "True":
+            return parse_time(condition.get("lastTransitionTime"))
+    return None
+
+
+def disruption(status: Json) -> str | None:
+    """Return Kubernetes' reason for taking a pod away, e.g. EvictionByEvictionAPI."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return condition.get("reason") or "DisruptionTarget"
     return None
 
 

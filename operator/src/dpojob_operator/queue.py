@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
@@ -33,16 +34,19 @@ class WorkQueue(Generic[K]):
         work: Callable[[K], Awaitable[float | None]],
         jitter: Callable[[], float] = random.random,
         finished: Callable[[K, float, BaseException | None], None] = lambda key, seconds, error: None,
+        about: Callable[[K], AbstractContextManager[None]] = lambda key: nullcontext(),
     ) -> None:
         """Take the function to run.
 
         Args:
             work: returns after how many seconds to run again, None for only after :meth:`add`.
             finished: is called after every run with its duration in seconds and its error, if any.
+            about: the context in which a key is worked on.
         """
         self._work = work
         self._jitter = jitter
         self._finished = finished
+        self._about = about
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: set[K] = set()
         self._active: set[K] = set()
@@ -81,7 +85,8 @@ class WorkQueue(Generic[K]):
             self._waiting.discard(key)
             self._active.add(key)
             try:
-                await self._run_once(key)
+                with self._about(key):
+                    await self._run_once(key)
             finally:
                 self._active.discard(key)
             if key in self._again:

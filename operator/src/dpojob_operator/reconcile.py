@@ -1,7 +1,7 @@
 """The imperative shell: read a job, observe, decide, act, write the status once, tell what has changed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +10,24 @@ from pydantic import ValidationError
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import Condition, DPOJobStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import decide, history, kube, status, transitions
-from dpojob_operator.decide import Apply, Create, Delete, Kind, Plan, Stage
-from dpojob_operator.desired import configmap, rayjob
+from dpojob_operator import decide, history, kube, logs, status, transitions
+from dpojob_operator.desired import check, configmap, rayjob
 from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
 from dpojob_operator.observe import Observer
+from dpojob_operator.plan import (
+    FINAL,
+    STALLED_SECONDS,
+    Action,
+    Apply,
+    Check,
+    Create,
+    Delete,
+    Kind,
+    Plan,
+    Stage,
+    Stop,
+)
+from dpojob_operator.policy import guards, ttl
 from dpojob_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,6 +42,7 @@ RESOURCES: dict[Kind, kube.Resource] = {
     Kind.CONFIG_MAP: kube.CONFIGMAPS,
     Kind.RAY_JOB: kube.RAYJOBS,
     Kind.RAY_CLUSTER: kube.RAYCLUSTERS,
+    Kind.CHECK: kube.JOBS,
 }
 
 
@@ -46,12 +60,12 @@ class Reconciler:
         observer: Observer,
         settings: Settings,
         clock: Callable[[], datetime] = utc_now,
-        told: Callable[[Key, str | None], None] = lambda key, summary: None,
+        told: Callable[[Key, DPOJobStatus | None], None] = lambda key, status: None,
     ) -> None:
         """Take what a reconcile needs.
 
         Args:
-            told: is called with a job's summary after every reconcile, with None once the job is gone.
+            told: is called with a job's status after every reconcile, with None once the job is gone.
         """
         self._api = api
         self._observer = observer
@@ -78,18 +92,21 @@ class Reconciler:
         except (ValidationError, ValueError) as error:
             return await self._invalid(body, error)
         if history.is_terminal(job.status):
-            self._told(key, job.status.summary)
+            self._told(key, job.status)
             return await self._clean_up(job)
         return await self._advance(job, body)
 
     async def _advance(self, job: DPOJob, body: Json) -> float | None:
         observed = await self._observer.observe(job)
+        logs.name_attempt(observed.attempt)
         plan = decide.decide(job, observed, self._settings, self._clock())
         plan = await self._carry_out(job, plan)
         new = status.next_status(job, plan, observed, self._clock())
         await self._write(job.status, new, body)
-        self._told((job.metadata.namespace, job.metadata.name), new.summary)
-        return CLEANUP_SECONDS if plan.stage in status.FINAL else plan.requeue_after
+        self._told((job.metadata.namespace, job.metadata.name), new)
+        if guards.has_judged(job.status, new):
+            return 0.0
+        return CLEANUP_SECONDS if plan.stage in FINAL else plan.requeue_after
 
     async def _carry_out(self, job: DPOJob, plan: Plan) -> Plan:
         try:
@@ -102,41 +119,71 @@ class Reconciler:
                 plan.attempt,
                 OperatorReason.RAYJOB_REJECTED,
                 f"The API server refused the attempt's objects: {error}",
-                requeue_after=decide.STALLED_SECONDS,
+                requeue_after=STALLED_SECONDS,
             )
         return plan
 
-    async def _act(self, job: DPOJob, action: decide.Action) -> None:
+    async def _act(self, job: DPOJob, action: Action) -> None:
         namespace = job.metadata.namespace
         match action:
             case Apply(attempt):
                 await self._api.apply(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
-            case Create(attempt, image):
-                await self._create(rayjob.build_rayjob(job, attempt, image))
-            case Delete(kind, name):
+            case Create(attempt, image, queued):
+                await self._create(kube.RAYJOBS, rayjob.build_rayjob(job, attempt, image, queued))
+            case Check(attempt, image):
+                await self._create(kube.JOBS, check.build_check(job, attempt, image))
+            case Stop(name, uid):
+                log.info("%s/%s: stopping RayJob %s", namespace, job.metadata.name, name)
+                body = rayjob.build_stop(uid, self._clock())
+                await self._unless_gone(self._api.patch(kube.RAYJOBS, namespace, name, body))
+            case Delete(kind, name, uid):
                 log.info("%s/%s: deleting %s %s", namespace, job.metadata.name, kind.name, name)
-                await self._api.delete(RESOURCES[kind], namespace, name)
+                await self._unless_gone(self._api.delete(RESOURCES[kind], namespace, name, uid))
 
-    async def _create(self, body: Json) -> None:
-        meta = body["metadata"]
+    async def _unless_gone(self, request: Awaitable[object]) -> None:
+        """Change an object that was observed; another one of its name has its own reconcile."""
         try:
-            await self._api.create(kube.RAYJOBS, body)
-            log.info("%s/%s: created RayJob", meta["namespace"], meta["name"])
+            await request
+        except (NotFoundError, ConflictError) as error:
+            log.info("it has changed: %s", error)
+        except InvalidError as error:
+            # That is what a patch with the uid of an earlier object of that name gets.
+            if "metadata.uid" not in str(error):
+                raise
+            log.info("it has changed: %s", error)
+
+    async def _create(self, resource: kube.Resource, body: Json) -> None:
+        meta, kind = body["metadata"], body["kind"]
+        try:
+            await self._api.create(resource, body)
+            log.info("%s/%s: created %s", meta["namespace"], meta["name"], kind)
         except ConflictError:
             # It exists since it was looked for; the next reconcile sees whose it is.
-            log.info("%s/%s: RayJob exists already", meta["namespace"], meta["name"])
+            log.info("%s/%s: %s exists already", meta["namespace"], meta["name"], kind)
 
     async def _clean_up(self, job: DPOJob) -> float | None:
         """Release the slice of a job that has ended; KubeRay does it for a RayJob that has."""
         ray_job, clusters = await self._observer.leftovers(job)
         ours = ray_job is not None and ray_job.owner_uid == job.metadata.uid
-        if ray_job is not None and ours and not ray_job.deleting and not decide.has_ended(ray_job):
-            await self._act(job, Delete(Kind.RAY_JOB, ray_job.name))
+        if ray_job is not None and ours and not ray_job.deleting and not ray_job.ended:
+            await self._act(job, Delete(Kind.RAY_JOB, ray_job.name, ray_job.uid))
             return CLEANUP_SECONDS
         for cluster in clusters:
             if not cluster.deleting:
                 await self._act(job, Delete(Kind.RAY_CLUSTER, cluster.name))
-        return CLEANUP_SECONDS if clusters or (ray_job is not None and ray_job.deleting) else None
+        if clusters or (ray_job is not None and ray_job.deleting):
+            return CLEANUP_SECONDS
+        return await self._expire(job)
+
+    async def _expire(self, job: DPOJob) -> float | None:
+        """Delete a job whose time after its end is over."""
+        left = ttl.seconds_left(job, self._clock())
+        if left is None or left > 0:
+            return left
+        meta = job.metadata
+        log.info("%s/%s: deleted after ttlSecondsAfterFinished", meta.namespace, meta.name)
+        await self._unless_gone(self._api.delete(kube.DPOJOBS, meta.namespace, meta.name, meta.uid))
+        return None
 
     async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> None:
         patch = status.merge_patch(old.to_wire(), new.to_wire())
@@ -177,7 +224,7 @@ class Reconciler:
         before = {key: (body.get("status") or {}).get(key) for key in wire}
         patch = {key: value for key, value in wire.items() if before[key] != value}
         await self._patch(patch, old, new, body)
-        self._told((meta["namespace"], meta["name"]), status.SUMMARY[Stage.STALLED])
+        self._told((meta["namespace"], meta["name"]), DPOJobStatus(summary=status.SUMMARY[Stage.STALLED]))
         return INVALID_SECONDS
 
 

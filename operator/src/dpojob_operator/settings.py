@@ -14,7 +14,7 @@ class Settings:
     metrics_port: int = 8080
     """Port of the operator's own Prometheus metrics; 0 turns them off."""
     probe_port: int = 8081
-    """Port of the liveness endpoint ``/healthz``; 0 turns it off."""
+    """Port of the endpoints ``/healthz`` and ``/readyz``; 0 turns them off."""
     workers: int = 4
     """Jobs that are reconciled at the same time."""
     log_level: str = "INFO"

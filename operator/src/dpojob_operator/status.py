@@ -7,38 +7,34 @@ from typing import Any, Literal
 from dpojob_api.constants import OUTPUT_MODEL
 from dpojob_api.reasons import DATA_REASONS, ConditionType, OperatorReason
 from dpojob_api.spec import ExportFormat
-from dpojob_api.status import AttemptStatus, Condition, DPOJobStatus, OutputStatus
+from dpojob_api.status import Condition, DPOJobStatus, OutputStatus, ProgressStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import words
-from dpojob_operator.decide import Plan, Stage
-from dpojob_operator.desired import metadata
+from dpojob_operator import checking, history, ledger, words
+from dpojob_operator.attempts import MAX_MESSAGE, next_attempts, next_retries
 from dpojob_operator.observed import Observed
-
-MAX_ATTEMPTS_KEPT = 20
-MAX_MESSAGE = 4000
+from dpojob_operator.plan import FINAL, Plan, Stage
+from dpojob_operator.policy import guards
 
 Truth = Literal["True", "False", "Unknown"]
-Outcome = Literal["Active", "Succeeded", "Failed", "Lost"]
 
 SUMMARY: dict[Stage, str] = {
     Stage.STALLED: "Stalled",
     Stage.CLEANING: "Starting",
+    Stage.BACKING_OFF: "Retrying",
+    Stage.SUSPENDED: "Suspended",
+    Stage.QUEUED: "Queued",
+    Stage.CHECKING: "Checking",
     Stage.CREATED: "Starting",
     Stage.STARTING: "Starting",
     Stage.RUNNING: "Running",
     Stage.ENDING: "Failing",
-    Stage.LOST: "Starting",
+    Stage.STOPPING: "Stopping",
+    Stage.STOPPED: "Stopping",
+    Stage.LOST: "Retrying",
+    Stage.RETRYING: "Retrying",
     Stage.FAILED: "Failed",
     Stage.SUCCEEDED: "Complete",
 }
-OUTCOME: dict[Stage, Outcome] = {
-    Stage.LOST: "Lost",
-    Stage.FAILED: "Failed",
-    Stage.SUCCEEDED: "Succeeded",
-}
-# Stages that are reached before the attempt's RayJob exists.
-BEFORE_ATTEMPT = frozenset({Stage.STALLED, Stage.CLEANING})
-FINAL = frozenset({Stage.FAILED, Stage.SUCCEEDED})
 
 
 @dataclass(frozen=True)
@@ -59,23 +55,30 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
     """
     old = job.status
     attempts = next_attempts(job, plan, observed, now)
-    return DPOJobStatus(
+    new = DPOJobStatus(
         observed_generation=job.metadata.generation,
-        summary=SUMMARY[plan.stage],
+        summary=summary_of(plan),
         conditions=next_conditions(
             old.conditions, facts(plan) + data_facts(old, plan, observed), job.metadata.generation, now
         ),
         plan=plan_of(job.spec),
         attempt=attempts[-1].number if attempts else None,
         attempts=attempts,
-        progress=observed.scrape.progress if observed.scrape else old.progress,
+        retries=next_retries(job, plan),
+        ledger=old.ledger,
+        suspended_seconds=old.suspended_seconds
+        if plan.stage is Stage.SUSPENDED
+        else history.suspended_seconds(old, now),
+        progress=next_progress(old.progress, observed, now),
         final_metrics=observed.scrape.final
         if observed.scrape and observed.scrape.finished
         else old.final_metrics,
+        guards=guards.next_state(job, observed, plan.failure),
         output=next_output(job, plan),
         start_time=old.start_time or now,
         completion_time=now if plan.stage in FINAL else None,
     )
+    return new.model_copy(update={"ledger": ledger.next_ledger(job, plan, observed, new, now)})
 
 
 def invalid_status(
@@ -84,6 +87,21 @@ def invalid_status(
     """Return the conditions of an object that this version of the contract cannot read."""
     plan = Plan(Stage.STALLED, 1, OperatorReason.INVALID_SPEC, message)
     return next_conditions(conditions, facts(plan), generation, now)
+
+
+def summary_of(plan: Plan) -> str:
+    """Return the one word for display."""
+    return "Suspending" if plan.reason == OperatorReason.SUSPENDING else SUMMARY[plan.stage]
+
+
+def next_progress(old: ProgressStatus | None, observed: Observed, now: datetime) -> ProgressStatus | None:
+    """Return the newest numbers, and since when step and phase have been the same."""
+    if observed.scrape is None:
+        return old
+    new = observed.scrape.progress
+    same = old is not None and (old.step, old.phase) == (new.step, new.phase)
+    since = old.change_time if same and old is not None and old.change_time is not None else now
+    return new.model_copy(update={"change_time": since})
 
 
 def facts(plan: Plan) -> list[Fact]:
@@ -108,6 +126,19 @@ def facts(plan: Plan) -> list[Fact]:
                 *unfinished(),
                 not_running("The attempt cannot be made yet."),
                 Fact(ConditionType.STALLED, "True", plan.reason, plan.message),
+            ]
+        case Stage.SUSPENDED:
+            return [
+                *unfinished(),
+                not_running("The job is suspended."),
+                Fact(ConditionType.SUSPENDED, "True", plan.reason, plan.message),
+            ]
+        case Stage.QUEUED:
+            return [
+                *unfinished(),
+                not_running("Kueue holds the job back."),
+                Fact(ConditionType.RECONCILING, "True", plan.reason, plan.message),
+                Fact(ConditionType.QUEUED, "True", plan.reason, plan.message),
             ]
         case Stage.ENDING:
             return [
@@ -146,8 +177,9 @@ def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
     """Return the DataValid condition: what is known now, else what was known before, else nothing."""
     if plan.stage is Stage.FAILED and plan.reason in DATA_REASONS:
         return [Fact(ConditionType.DATA_VALID, "False", plan.reason, plan.message)]
-    if observed.scrape is not None and observed.scrape.pairs is not None:
-        message = words.describe_pairs(observed.scrape.pairs)
+    pairs = (observed.scrape.pairs if observed.scrape else None) or checking.accepted_pairs(observed.check)
+    if pairs is not None:
+        message = words.describe_pairs(pairs)
         return [Fact(ConditionType.DATA_VALID, "True", OperatorReason.DATA_ACCEPTED, message)]
     known = (condition for condition in old.conditions if condition.type == ConditionType.DATA_VALID)
     return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
@@ -170,33 +202,6 @@ def condition_from(fact: Fact, old: Condition | None, generation: int, now: date
         last_transition_time=old.last_transition_time if old is not None and kept else now,
         observed_generation=generation,
     )
-
-
-def next_attempts(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> list[AttemptStatus]:
-    """Return the attempts with the plan's one added or brought up to date."""
-    old = job.status.attempts
-    if plan.stage in BEFORE_ATTEMPT or (plan.stage is Stage.FAILED and not is_made(old, plan, observed)):
-        return old
-    known = next((attempt for attempt in old if attempt.number == plan.attempt), None)
-    created = observed.ray_job.created if observed.ray_job else None
-    has_end = plan.stage in (Stage.ENDING, Stage.LOST, *FINAL)
-    attempt = AttemptStatus(
-        number=plan.attempt,
-        ray_job=metadata.attempt_name(job.metadata.name, plan.attempt),
-        outcome=OUTCOME.get(plan.stage, "Active"),
-        reason=str(plan.reason) if has_end else None,
-        message=words.shortened(plan.message, MAX_MESSAGE) if has_end else None,
-        start_time=known.start_time if known else created or now,
-        end_time=(known.end_time if known and known.end_time else now) if has_end else None,
-    )
-    others = [other for other in old if other.number != plan.attempt]
-    return [*others, attempt][-MAX_ATTEMPTS_KEPT:]
-
-
-def is_made(old: list[AttemptStatus], plan: Plan, observed: Observed) -> bool:
-    """Return whether the plan's attempt exists or has existed and is not settled."""
-    settled = any(attempt.number == plan.attempt and attempt.outcome != "Active" for attempt in old)
-    return not settled and (observed.ray_job is not None or any(a.number == plan.attempt for a in old))
 
 
 def next_output(job: DPOJob, plan: Plan) -> OutputStatus:

@@ -34,6 +34,8 @@ def parse_scrape(text: str) -> Scrape | None:
         progress=progress_of(values, phase),
         final=final_of(values),
         finished=values.get(metrics.FINISHED) == 1,
+        resumed_step=whole(values[metrics.RESUMED_STEP]) if metrics.RESUMED_STEP in values else None,
+        values={name: value for name in values if (value := rounded(values[name])) is not None},
         pairs=pairs if pairs.keys() >= set(metrics.DATA_KINDS) else None,
     )
 

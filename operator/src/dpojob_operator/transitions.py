@@ -10,13 +10,26 @@ from dpojob_operator.words import shortened
 
 MAX_NOTE = 1000
 WARNINGS = frozenset({ConditionType.FAILED.value, ConditionType.STALLED.value})
-LOSSES = frozenset({OperatorReason.HOST_LOST, OperatorReason.HEAD_LOST, OperatorReason.ATTEMPT_LOST})
+# Reconciling tells the same.
+SILENT = frozenset({ConditionType.QUEUED.value})
+LOSSES = frozenset(
+    {
+        OperatorReason.HOST_LOST,
+        OperatorReason.HEAD_LOST,
+        OperatorReason.ATTEMPT_LOST,
+        OperatorReason.BACKING_OFF,
+    }
+)
 
 
 def transitions(old: list[Condition], new: list[Condition]) -> list[Condition]:
     """Return the conditions that have become True, or are True for another reason than before."""
     before = {condition.type: (condition.status, condition.reason) for condition in old}
-    return [c for c in new if c.status == "True" and before.get(c.type) != ("True", c.reason)]
+    return [
+        c
+        for c in new
+        if c.status == "True" and c.type not in SILENT and before.get(c.type) != ("True", c.reason)
+    ]
 
 
 def is_warning(condition: Condition) -> bool:

@@ -27,6 +27,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     check.add_argument(
         "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
     )
+    check.add_argument("--result", type=Path, help="also write the last line there, within 4 KiB")
     commands.add_parser("stop", help="let the run in this pod save and end (Kubernetes' preStop)")
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
     local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
+    if getattr(args, "result", None) is not None:
+        args.result.write_text(result.to_short_line() + "\n")
     code = exit_code(result.reason)
     if args.command == "drive":
         # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.

@@ -105,6 +105,7 @@ class Board(Collector):
                     self._families[metrics.DATA_PAIRS] = numbers
                 case Begun(step, total, per_epoch):
                     self._per_epoch = per_epoch
+                    self._gauges[metrics.RESUMED_STEP] = step
                     self._done(step, total)
                 case Saved(step, when):
                     self._gauges |= {metrics.CHECKPOINT_STEP: step, metrics.CHECKPOINT_TIME: when}

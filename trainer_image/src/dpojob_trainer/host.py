@@ -50,6 +50,12 @@ class HostTask:
     driver: Address
 
 
+def on_cpu(config: TrainerConfig, hosts: int) -> TrainerConfig:
+    """Return the configuration with all chips of the plan as CPU devices of `hosts` processes; the mesh stays as it is."""
+    plan = config.plan.model_copy(update={"hosts": hosts, "chips_per_host": config.plan.chips // hosts})
+    return config.model_copy(update={"plan": plan, "platform": Platform.CPU})
+
+
 def environment(config: TrainerConfig) -> dict[str, str]:
     """Return the variables that a host's process starts with: what JAX computes on and where libraries keep files.
 

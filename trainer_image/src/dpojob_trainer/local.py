@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 
 from dpojob_api.result import TrainerResult
-from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import driver, easydel_compat, host, preflight
 from dpojob_trainer.board import Board
@@ -24,7 +23,7 @@ def run_local(path: Path) -> TrainerResult:
     It must be called before JAX is imported.
     """
     try:
-        config = on_one_host(driver.read_config(path))
+        config = host.on_cpu(driver.read_config(path), hosts=1)
     except TrainerError as error:
         return error.result()
     try:
@@ -34,12 +33,6 @@ def run_local(path: Path) -> TrainerResult:
         from dpojob_trainer.training import failures
 
         return failures.explain(error, config).result()
-
-
-def on_one_host(config: TrainerConfig) -> TrainerConfig:
-    """Return the configuration with all chips of the plan on one CPU host; the mesh stays as it is."""
-    plan = config.plan.model_copy(update={"hosts": 1, "chips_per_host": config.plan.chips})
-    return config.model_copy(update={"plan": plan, "platform": Platform.CPU})
 
 
 def train(config: TrainerConfig) -> TrainerResult:

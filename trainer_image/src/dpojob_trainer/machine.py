@@ -15,7 +15,6 @@ from pathlib import Path
 
 from dpojob_api.constants import CLAIMS_VARIABLE, OUTPUT_METRICS
 from dpojob_api.result import TrainerResult
-from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import driver, host, store
 from dpojob_trainer.board import Board
@@ -75,7 +74,6 @@ def on_machine(config: TrainerConfig, hosts: int) -> TrainerConfig:
     The uid follows from the specification, so that the same file goes on where it stopped, and a changed one is refused
     the folder.
     """
-    plan = config.plan.model_copy(update={"hosts": hosts, "chips_per_host": config.plan.chips // hosts})
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()
     job = config.job.model_copy(
         update={
@@ -84,7 +82,7 @@ def on_machine(config: TrainerConfig, hosts: int) -> TrainerConfig:
             "start": secrets.token_hex(8),
         }
     )
-    return config.model_copy(update={"plan": plan, "platform": Platform.CPU, "job": job})
+    return host.on_cpu(config, hosts).model_copy(update={"job": job})
 
 
 def last_attempt(uri: str) -> int:

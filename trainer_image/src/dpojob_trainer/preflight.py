@@ -38,5 +38,6 @@ def check_data(config: TrainerConfig, workdir: Path) -> TrainerResult:
     prepared = data.examine(config, sources.fetch_tokenizer(config.model, workdir), workdir)
     print(prepared.report.model_dump_json(by_alias=True), flush=True)
     data.accept(prepared, config)
-    pairs = prepared.report.train_pairs
-    return TrainerResult(reason=TrainerReason.SUCCEEDED, message=f"{pairs} pairs can be trained on")
+    message = f"{prepared.report.train_pairs} pairs can be trained on"
+    pairs = {kind: int(count) for kind, count in prepared.report.by_kind().items()}
+    return TrainerResult(reason=TrainerReason.SUCCEEDED, message=message, pairs=pairs)

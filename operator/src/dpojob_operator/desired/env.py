@@ -87,17 +87,19 @@ def merged(*groups: list[Env]) -> list[Env]:
 
 def head_env(job: DPOJob, image: str) -> list[Env]:
     """Return the head's variables; the driver computes nothing, so its JAX never looks for a TPU."""
-    own = RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": "cpu", IMAGE_VARIABLE: image}
-    return merged(plain(own), credentials(job), user_env(job))
+    return merged(every_pod("cpu", image), credentials(job), user_env(job))
 
 
 def host_env(job: DPOJob, image: str) -> list[Env]:
     """Return a host's variables."""
     platforms = "cpu" if job.spec.runtime.platform is Platform.CPU else "tpu,cpu"
-    own = (
-        RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | {"JAX_PLATFORMS": platforms, IMAGE_VARIABLE: image}
-    )
-    return merged(plain(own), slice_identity(job), credentials(job), user_env(job))
+    return merged(every_pod(platforms, image), slice_identity(job), credentials(job), user_env(job))
+
+
+def every_pod(platforms: str, image: str) -> list[Env]:
+    """Return what head and hosts have alike."""
+    own = {"JAX_PLATFORMS": platforms, IMAGE_VARIABLE: image}
+    return plain(RAY_PATIENCE | EFORMER_PATIENCE | WRITABLE_HOME | own)
 
 
 def user_env(job: DPOJob) -> list[Env]:

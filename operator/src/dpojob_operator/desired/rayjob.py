@@ -4,6 +4,7 @@ KubeRay's own retries are off: they have no delay, cannot tell an error of the j
 reason. An attempt is one RayJob, and the operator decides whether another one follows.
 """
 
+from datetime import datetime
 from typing import Any
 
 from dpojob_api import constants
@@ -27,8 +28,12 @@ REQUIRED_FIELDS = frozenset(
 )
 
 
-def build_rayjob(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
-    """Return the RayJob of one attempt; it is created once, because Kueue writes into its spec afterwards."""
+def build_rayjob(job: DPOJob, attempt: int, image: str, queued: bool = False) -> dict[str, Any]:
+    """Return the RayJob of one attempt; it is created once, because Kueue writes into its spec afterwards.
+
+    Args:
+        queued: Kueue decides when it starts. Its webhook suspends a new RayJob too, but may not be there yet.
+    """
     meta = metadata.metadata(job, attempt)
     meta["labels"] = meta["labels"] | metadata.kueue_labels(job)
     meta["annotations"] = NO_HEAD_RESTART
@@ -37,6 +42,7 @@ def build_rayjob(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
         "kind": "RayJob",
         "metadata": meta,
         "spec": {
+            **({"suspend": True} if queued else {}),
             "submissionMode": "HTTPMode",
             "jobId": metadata.attempt_name(job.metadata.name, attempt),
             "entrypoint": ENTRYPOINT,
@@ -47,6 +53,17 @@ def build_rayjob(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
             "rayClusterSpec": ray_cluster_spec(job, attempt, image),
         },
     }
+
+
+def build_stop(uid: str, now: datetime) -> dict[str, Any]:
+    """Return the patch that makes KubeRay delete the RayCluster, and remembers that the operator wanted it.
+
+    KubeRay deletes the pods without stopping the Ray job first, so that their preStop hook lets the trainer save. The
+    uid makes the server refuse the patch for another object of that name.
+    """
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    meta = {"uid": uid, "annotations": {constants.ANNOTATION_STOP: time}}
+    return {"metadata": meta, "spec": {"suspend": True}}
 
 
 def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:

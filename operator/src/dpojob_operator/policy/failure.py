@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from dpojob_api.failure_class import FailureClass, class_of
 from dpojob_api.reasons import OperatorReason, TrainerReason
-from dpojob_api.result import find_result
+from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.status import AttemptStatus
 from dpojob_operator import words
 from dpojob_operator.observed import RayJobView
@@ -21,6 +22,12 @@ NOISE = re.compile(
     r"^The above exception|^\s{2,}|^\(.*pid=.*\)\s*$"
 )
 PREFACE = re.compile(r"^Job entrypoint command failed with exit code (-?\d+)")
+# Waiting reasons of the kubelet that time does not cure.
+CANNOT_START = re.compile(
+    r"\b(ErrImage\w*|ImagePullBackOff|InvalidImageName|CreateContainer\w*Error|RunContainerError)\b"
+)
+# Ends in which the trainer can only say that something broke off.
+BROKEN_OFF = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.APPLICATION})
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -30,6 +37,17 @@ class Failure:
 
     reason: str
     message: str
+    kind: FailureClass | None = None
+    """Its class where that depends on more than the reason."""
+    host: str | None = None
+    """The pod, and its node, that ended."""
+    step: int | None = None
+    """Steps done, in the trainer's own words."""
+
+    @property
+    def failure_class(self) -> FailureClass:
+        """Which budget of retries it counts towards."""
+        return self.kind or class_of(self.reason)
 
 
 def classify(ray_job: RayJobView, attempt: AttemptStatus | None, waiting: str | None) -> Failure:
@@ -43,8 +61,7 @@ def classify(ray_job: RayJobView, attempt: AttemptStatus | None, waiting: str | 
     result = find_result(ray_job.message)
     lost = known_loss(attempt)
     if result is not None and result.reason is not TrainerReason.SUCCEEDED:
-        seen = f" Kubernetes: {lost.message}" if lost and result.reason is TrainerReason.HOST_LOST else ""
-        return Failure(str(result.reason), result.message + seen)
+        return told_by_trainer(result, lost)
     if ray_job.deployment_status == "ValidationFailed" or ray_job.reason in REJECTED_REASONS:
         return Failure(OperatorReason.RAYJOB_REJECTED, f"KubeRay: {words.shortened(ray_job.message)}")
     if ray_job.reason == "PreRunningDeadlineExceeded":
@@ -57,9 +74,7 @@ def classify(ray_job: RayJobView, attempt: AttemptStatus | None, waiting: str | 
             f"Ray's head no longer answers. KubeRay: {words.shortened(ray_job.message)}",
         )
     if ray_job.job_status == "STOPPED":
-        return Failure(
-            OperatorReason.TRAINER_CRASHED, "The Ray job was stopped from outside; create a new DPOJob."
-        )
+        return Failure(OperatorReason.TRAINER_CRASHED, "The Ray job was stopped from outside.")
     return Failure(OperatorReason.TRAINER_CRASHED, crash_message(ray_job.message))
 
 
@@ -67,7 +82,16 @@ def known_loss(attempt: AttemptStatus | None) -> Failure | None:
     """Return the loss of a pod that was seen during the run."""
     if attempt is None or attempt.reason is None:
         return None
-    return Failure(attempt.reason, attempt.message or "")
+    return Failure(attempt.reason, attempt.message or "", attempt.failure_class, attempt.host)
+
+
+def told_by_trainer(result: TrainerResult, lost: Failure | None) -> Failure:
+    """Return the trainer's own reason; a pod that was lost before it explains a run that merely broke off."""
+    reason = str(result.reason)
+    if lost is None or class_of(reason) not in BROKEN_OFF:
+        return Failure(reason, result.message, step=result.step)
+    message = f"{result.message} Kubernetes: {lost.message}"
+    return Failure(reason, message, lost.failure_class, lost.host, result.step)
 
 
 def startup_failure(waiting: str | None) -> Failure:
@@ -76,6 +100,7 @@ def startup_failure(waiting: str | None) -> Failure:
     return Failure(
         OperatorReason.STARTUP_DEADLINE_EXCEEDED,
         f"The attempt did not start within spec.runtime.startupDeadlineSeconds. Last seen: {last}",
+        FailureClass.CONFIGURATION if CANNOT_START.search(last) else FailureClass.CAPACITY,
     )
 
 

@@ -4,7 +4,6 @@ Only the reservation differs from a cluster's: actors, ranks, supervision and th
 """
 
 import logging
-from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -42,22 +41,18 @@ class MachineLauncher:
             TrainerError: SliceNotReady or HostLost.
         """
         gang = SliceGang(Places(config.plan.hosts), {HOST_RESOURCE: 1})
-        try:
-            gang.start(config, driver)
-        except BaseException:
-            gang.stop()
-            raise
+        gang.start(config, driver)
         return gang
 
 
-def embed_ray(hosts: int, *, verbose: bool) -> str:
-    """Start a Ray that ends with this process; return the folder of its logs.
+def embed_ray(hosts: int, *, verbose: bool) -> None:
+    """Start a Ray that ends with this process.
 
     Args:
         hosts: how many host processes it has a place for.
         verbose: repeat what the hosts log.
     """
-    found: Any = ray.init(
+    ray.init(
         address="local",
         num_cpus=max(hosts, 1),
         resources={HOST_RESOURCE: hosts},
@@ -66,4 +61,3 @@ def embed_ray(hosts: int, *, verbose: bool) -> str:
         log_to_driver=verbose,
         logging_level=logging.WARNING,
     )
-    return f"{found['session_dir']}/logs"

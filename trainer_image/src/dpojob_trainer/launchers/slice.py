@@ -72,11 +72,18 @@ class SliceGang:
         self._pending: list[Any] = []
 
     def start(self, config: TrainerConfig, driver: Address) -> None:
-        """Start an actor per host, rank them by their number in the slice and let them run.
+        """Start an actor per host, rank them by their number in the slice and let them run; if that fails, stop them.
 
         Raises:
             TrainerError: HostLost or SliceNotReady.
         """
+        try:
+            self._start(config, driver)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, config: TrainerConfig, driver: Address) -> None:
         self._actors = [self._actor(config, bundle) for bundle in range(config.plan.hosts)]
         places = self._get([actor.whereabouts.remote() for actor in self._actors])
         ranked = sorted(zip(places, self._actors, strict=True), key=lambda pair: pair[0].worker_id)
@@ -170,11 +177,7 @@ class SliceLauncher:
         """
         wait_for_hosts(config, ray.nodes)
         gang = SliceGang(reserve(config), {"TPU": config.plan.chips_per_host})
-        try:
-            gang.start(config, driver)
-        except BaseException:
-            gang.stop()
-            raise
+        gang.start(config, driver)
         return gang
 
 

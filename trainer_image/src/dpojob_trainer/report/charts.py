@@ -215,7 +215,7 @@ class Histogram:
     width: float
 
 
-SIDES = (("prompt", "prompt"), ("chosen", "chosen"), ("rejected", "rejected"))
+SIDES = ("prompt", "chosen", "rejected")
 WIDE = 940.0
 # Three bars share four fifths of their range's width.
 BAR = 0.8 / len(SIDES)
@@ -223,7 +223,7 @@ BAR = 0.8 / len(SIDES)
 
 def histogram(lengths: Mapping[str, Mapping[str, object]]) -> Histogram | None:
     """Place the data report's length histograms; None without any."""
-    counts = {side: bins_of(lengths[side]) for side, _ in SIDES if side in lengths}
+    counts = {side: bins_of(lengths[side]) for side in SIDES if side in lengths}
     bounds = sorted({bound for found in counts.values() for bound in found})
     most = max((count for found in counts.values() for count in found.values()), default=0)
     if not most:
@@ -234,7 +234,6 @@ def histogram(lengths: Mapping[str, Mapping[str, object]]) -> Histogram | None:
     bars = [
         bar(
             side,
-            style,
             LEFT + (at + 0.1) * slot + place * slot * BAR,
             slot * BAR,
             bound,
@@ -242,7 +241,7 @@ def histogram(lengths: Mapping[str, Mapping[str, object]]) -> Histogram | None:
             y,
         )
         for at, bound in enumerate(bounds)
-        for place, (side, style) in enumerate(SIDES)
+        for place, side in enumerate(SIDES)
         if counts.get(side, {}).get(bound, 0)
     ]
     every = -(-len(bounds) // 12)
@@ -254,14 +253,14 @@ def histogram(lengths: Mapping[str, Mapping[str, object]]) -> Histogram | None:
     return Histogram(bars, labels, [Tick(y(mark), number(mark)) for mark in marks], WIDE)
 
 
-def bar(side: str, style: str, left: float, width: float, bound: int, count: int, y: Scale) -> Bar:
+def bar(side: str, left: float, width: float, bound: int, count: int, y: Scale) -> Bar:
     """Place one bar."""
     return Bar(
         left=left,
         top=y(count),
         width=max(width - 1.5, 1.0),
         height=y.start - y(count),
-        style=style,
+        style=side,
         text=f"{side}: {count:,} with up to {bound:,} tokens",
     )
 

@@ -124,38 +124,25 @@ def counts(data: Json, gate: GateSpec) -> list[Count]:
     """Return the data report's counts, each with the bound it is held against."""
     if not data:
         return []
-    pairs, evaluation = data["trainPairs"] + data["evalPairs"], data["evalPairs"]
+    train, evaluation = data["trainPairs"], data["evalPairs"]
+    pairs = train + evaluation
     dropped = data.get("droppedEmpty", 0) + data.get("droppedEqual", 0)
+
+    def among(label: str, name: str, whole: int, bound: float | None = None) -> Count:
+        found = data.get(name, 0)
+        return Count(label, found, share(found, whole), bound)
+
     return [
         Count("rows read", data["rows"]),
-        Count("pairs trained on", data["trainPairs"]),
+        Count("pairs trained on", train),
         Count("pairs held out", evaluation),
         Count("dropped", dropped, share(dropped, data["rows"]), gate.max_dropped_fraction),
         Count("– of them a completion without text", data.get("droppedEmpty", 0)),
         Count("– of them both sides equal", data.get("droppedEqual", 0)),
-        Count(
-            "truncated",
-            data.get("truncatedPairs", 0),
-            share(data.get("truncatedPairs", 0), pairs),
-            gate.max_truncated_fraction,
-        ),
-        Count(
-            "duplicates",
-            data.get("duplicatePairs", 0),
-            share(data.get("duplicatePairs", 0), data["trainPairs"]),
-            gate.max_duplicate_fraction,
-        ),
-        Count(
-            "held out and also trained on",
-            data.get("overlapPairs", 0),
-            share(data.get("overlapPairs", 0), evaluation),
-            gate.max_overlap,
-        ),
-        Count(
-            "chosen is the longer side",
-            data.get("longerChosen", 0),
-            share(data.get("longerChosen", 0), pairs),
-        ),
+        among("truncated", "truncatedPairs", pairs, gate.max_truncated_fraction),
+        among("duplicates", "duplicatePairs", train, gate.max_duplicate_fraction),
+        among("held out and also trained on", "overlapPairs", evaluation, gate.max_overlap),
+        among("chosen is the longer side", "longerChosen", pairs),
     ]
 
 

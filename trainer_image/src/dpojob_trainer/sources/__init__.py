@@ -54,7 +54,7 @@ def pinned(spec: DatasetSpec, data_path: Path | None = None) -> DatasetSpec:
     """Return the spec with the commit of an ``hf://`` data set as its revision, so that all its splits are of one commit.
 
     Raises:
-        TrainerError: DatasetNotFound, AccessDenied, RateLimited or DownloadFailed.
+        TrainerError: DatasetNotFound, CredentialsMissing, RateLimited or DownloadFailed.
     """
     uri = parse_uri(spec.uri)
     if uri.scheme != "hf" or data_path is not None:

@@ -21,6 +21,11 @@ class OutputStore(Protocol):
         """The folder as EasyDeL's ePath takes it: an absolute path or ``gs://bucket/path``, no slash at the end."""
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """The same as a folder of this machine's file system; None if it is in GCS."""
+        ...
+
     def check_writable(self) -> None:
         """Write and delete a small file.
 

@@ -43,6 +43,10 @@ class GcsStore:
     def root(self) -> str:
         return f"gs://{self._bucket_name}/{self._prefix}".rstrip("/")
 
+    @property
+    def folder(self) -> Path | None:
+        return None
+
     def check_writable(self) -> None:
         with self._writing():
             probe = self._blob(f".write-test-{uuid4().hex}")

@@ -36,6 +36,10 @@ class LocalStore:
     def root(self) -> str:
         return str(self._root)
 
+    @property
+    def folder(self) -> Path | None:
+        return self._root
+
     def check_writable(self) -> None:
         # Creating the mount point itself would write into the container's own disk.
         if not self._mount.is_dir():

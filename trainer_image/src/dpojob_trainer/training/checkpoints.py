@@ -17,7 +17,7 @@ from dpojob_api.spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.agreement import everyone, meet
 from dpojob_trainer.training.arrays import Arrays, abstract, advanced, bit_sums, like, named, unnamed
-from dpojob_trainer.training.failures import last_line, lost_peer, out_of_memory
+from dpojob_trainer.training.failures import last_line, lost_peer, out_of_memory, outage
 from dpojob_trainer.training.program import Program
 from dpojob_trainer.training.retention import STEP_PREFIX, Metrics, manager_options
 
@@ -104,7 +104,8 @@ class Checkpoints:
         them could not read are removed, so that their steps can be saved again.
 
         Raises:
-            TrainerError: RestoreFailed if there are checkpoints and none can be read.
+            TrainerError: RestoreFailed if there are checkpoints and none can be read; DownloadFailed if the storage
+                does not answer, and then nothing is skipped or removed.
         """
         steps, damage = self.steps(), ""
         for tried, step in enumerate(steps):
@@ -131,6 +132,8 @@ class Checkpoints:
         except Exception as error:
             if out_of_memory(error) or lost_peer(error):
                 raise
+            if outage(error):
+                raise _unread(error, step) from error
             words = last_line(error)
         meet(f"dpojob-restored-{step}")
         if everyone(found is not None):
@@ -193,6 +196,15 @@ def _reader(items: tuple[str, ...]) -> Any:
         **{SUMS: ocp.JsonCheckpointHandler(multiprocessing_options=alone)},
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _unread(error: Exception, step: int) -> TrainerError:
+    return TrainerError(
+        TrainerReason.DOWNLOAD_FAILED,
+        f"the checkpoint of step {step} cannot be read at the moment ({last_line(error)}); all checkpoints stay, and the next "
+        "attempt on the same output tries again",
+        step=step,
+    )
 
 
 def _failed(error: Exception, step: int | None) -> TrainerError:

@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def enable(root: str, platform: Platform) -> None:
+def enable(output: Path | None, platform: Platform) -> None:
     """Let JAX keep its programs under the output's folder.
 
     JAX's key holds the program, its options and the versions of jax and libtpu. It lacks the CPU's model, so programs
     for CPU lie in a folder of that model. JAX needs a mounted folder; with ``gs://`` outputs every attempt compiles.
     """
-    if root.startswith("gs://"):
+    if output is None:
         return
     kind = "tpu" if platform is Platform.TPU else f"cpu-{cpu_model(CPU_INFO.read_text())}"
-    folder = Path(root) / OUTPUT_COMPILE_CACHE / kind
+    folder = output / OUTPUT_COMPILE_CACHE / kind
     log.info("compiled programs are kept in %s", folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
 

@@ -16,6 +16,16 @@ PEER_MARKS = (
     "heartbeat",
     "Barrier",
 )
+# How tensorstore, gcsfs and file systems say that the storage does not answer.
+OUTAGE_MARKS = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "Service Unavailable",
+    "Too Many Requests",
+    "Stale file handle",
+    "timed out",
+)
 MAX_WORDS = 600
 
 
@@ -42,6 +52,11 @@ def lost_peer(error: BaseException) -> TrainerError | None:
     return TrainerError(
         TrainerReason.HOST_LOST, f"the connection to another host broke. It said: {last_line(error)}"
     )
+
+
+def outage(error: BaseException) -> bool:
+    """Return whether the storage did not answer, which says nothing about what lies there."""
+    return isinstance(error, ConnectionError | TimeoutError) or any(m in str(error) for m in OUTAGE_MARKS)
 
 
 def memory_hints(config: TrainerConfig) -> str:

@@ -137,7 +137,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         emit(Phase("loading"))
     out = store.output_of(config)
     out.check_fence()
-    compile_cache.enable(out.root, config.platform)
+    compile_cache.enable(out.folder, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir)
@@ -162,6 +162,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
             state = trainer.train().state
             done = require_done(state, total)
         with watch("checkpoint"):
+            recorder.phase("checkpointing")
             checkpoints.wait()
             checkpoints.close()
         with watch("export"):
@@ -251,8 +252,10 @@ def build(
 
     def save(state: Any, step: int, evaluation: Numbers | None) -> None:
         recorder._out.check_fence()
+        recorder.phase("checkpointing")
         checkpoints.save(state, step, evaluation)
         recorder.saved(step)
+        recorder.phase("training")
 
     return PreferenceTrainer(
         arguments=arguments,
@@ -337,13 +340,12 @@ def export(
     if config.output.export_format is ExportFormat.NONE:
         return
     out.check_fence()
-    on_mount = not out.root.startswith("gs://")
-    target = Path(out.root) / OUTPUT_MODEL if on_mount else place.workdir / "export"
+    target = place.workdir / "export" if out.folder is None else out.folder / OUTPUT_MODEL
     if place.rank == 0:
         # An earlier attempt may have written it and died before it could say so.
         shutil.rmtree(target, ignore_errors=True)
     weights.export_model(state.model, config, model_dir, target, texts=texts)
-    if place.rank == 0 and not on_mount:
+    if place.rank == 0 and out.folder is None:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
 

@@ -113,14 +113,13 @@ def event_files(attempt: int, out: OutputStore, workdir: Path) -> Iterator[Tenso
     from tensorboardX import SummaryWriter
 
     path = f"{OUTPUT_TENSORBOARD}/attempt-{attempt}"
-    on_mount = not out.root.startswith("gs://")
-    folder = Path(out.root) / path if on_mount else workdir / path
+    folder = (out.folder or workdir) / path
     writer = SummaryWriter(str(folder), flush_secs=30)
     try:
         yield TensorBoardTracker(writer)
     finally:
         writer.close()
-        if not on_mount:
+        if out.folder is None:
             upload(folder, path, out)
 
 

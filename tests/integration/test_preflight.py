@@ -1,0 +1,61 @@
+"""The data's Job and the queue label on a real API server with a real Job controller and KubeRay; the pods never start
+(see conftest). What needs a trainer that examines data is in tests/e2e.
+"""
+
+import time
+
+from tests.integration.world import Object, World
+
+PREFLIGHT: Object = {"dataset": {"gate": {"preflight": True}}}
+SECONDS_WITHOUT_RAYJOB = 15
+
+
+def test_restricted_namespace_admits_the_jobs_pod_and_nothing_asks_for_a_slice(
+    world: World, job: str
+) -> None:
+    created = world.start(job, PREFLIGHT)
+    world.wait_reason(job, "Reconciling", "CheckingData")
+
+    def words() -> str | None:
+        message = (world.condition(job, "Reconciling") or {}).get("message", "")
+        return message if "ErrImageNeverPull" in message else None
+
+    assert world.wait("the kubelet's words", words, 60).startswith(f"Job {job}-check waits")
+    check = world.find("jobs", f"{job}-check")
+    assert check is not None
+    (owner,) = check["metadata"]["ownerReferences"]
+    assert owner["uid"] == created["metadata"]["uid"]
+    time.sleep(SECONDS_WITHOUT_RAYJOB)
+    assert world.find("rayjobs", f"{job}-a1") is None
+    assert world.of_job("pods", job) == []
+    assert world.status(job)["summary"] == "Checking"
+    assert "attempts" not in world.status(job) or world.status(job)["attempts"] == []
+
+
+def test_deleted_check_comes_back(world: World, job: str) -> None:
+    world.start(job, PREFLIGHT)
+    before = world.wait("the Job", lambda: world.find("jobs", f"{job}-check"))
+    world.request("DELETE", world.path("jobs", f"{job}-check"), {"propagationPolicy": "Background"})
+
+    def other() -> bool:
+        found = world.find("jobs", f"{job}-check")
+        return found is not None and found["metadata"]["uid"] != before["metadata"]["uid"]
+
+    world.wait("another Job", other, 60)
+
+
+def test_job_is_gone_with_its_dpojob(world: World, job: str) -> None:
+    world.start(job, PREFLIGHT)
+    world.wait("the Job", lambda: world.find("jobs", f"{job}-check"))
+    world.delete("dpojobs", job)
+    world.wait("no Job", lambda: world.find("jobs", f"{job}-check") is None, 60)
+
+
+def test_queue_label_does_nothing_where_there_is_no_kueue(world: World, job: str) -> None:
+    world.start(job, labels={"kueue.x-k8s.io/queue-name": "tpu"})
+    world.wait_reason(job, "Reconciling", "WaitingForPods")
+    ray_job = world.find("rayjobs", f"{job}-a1")
+    assert ray_job is not None
+    assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "tpu"
+    assert not ray_job["spec"].get("suspend")
+    assert world.condition(job, "Queued") is None

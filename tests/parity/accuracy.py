@@ -1,0 +1,145 @@
+"""`make parity-accuracy MODEL=FOLDER DATA=FILE`: does a job end with the held-out reward accuracy that TRL reaches?
+
+`dpojob run` trains one epoch as any user's job would: its own tokenisation, split, shuffled order, mesh of four virtual
+devices, static shapes. TRL's DPOTrainer gets the same pairs in the same order and the same held-out pairs. Writes
+tests/parity/accuracy.json, which docs/parity.md shows; fails if the accuracies are more than a percentage point apart.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tests.parity import cases, harness
+from tests.trainer.jobs import Claim, mounted
+
+from dpojob_trainer import data
+from dpojob_trainer.cli import manifest
+from dpojob_trainer.training import batches
+
+OUT = Path(__file__).with_name("accuracy.json")
+TOLERANCE = 0.01
+SETTING = cases.Setting(batch=4, prompt=128, completion=128, learning_rate=2e-5)
+CASE = cases.Case("accuracy", "smollm2", trl={"per_device_eval_batch_size": SETTING.batch}, setting=SETTING)
+SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Held:
+    """One side's evaluation of the held-out pairs after the last step; margin in units of reward."""
+
+    accuracy: float
+    margin: float
+    loss: float
+
+
+def job(claim: Claim) -> dict[str, Any]:
+    """Return the manifest of the job: every default that costs no precision or time stays."""
+    pvc = f"pvc://{claim.name}"
+    spec = {
+        "model": {"uri": f"{pvc}/{CASE.family}"},
+        "dataset": {
+            "uri": f"{pvc}/pairs.json",
+            "columns": {"prompt": "conversations"},
+            "evalFraction": 0.2,
+            "gate": {"maxTruncatedFraction": 1},
+        },
+        "dpo": {"maxPromptLength": SETTING.prompt, "maxCompletionLength": SETTING.completion},
+        "training": {
+            "epochs": 1,
+            "globalBatchSize": SETTING.batch,
+            "learningRate": SETTING.learning_rate,
+            "scheduler": "constant",
+            "checkpointSteps": 1000,
+        },
+        "precision": {"params": "float32", "compute": "float32"},
+        "accelerator": {"type": "v4-8"},
+        "output": {"uri": f"{pvc}/ours", "sampleCompletions": 0, "exportFormat": "none"},
+        "runtime": {"platform": "cpu"},
+    }
+    meta = {"name": "accuracy", "namespace": "default"}
+    return {"apiVersion": "dpojob.io/v1alpha1", "kind": "DPOJob", "metadata": meta, "spec": spec}
+
+
+def run_ours(claim: Claim, file: Path) -> Held:
+    """Run the job as a user does; return its last evaluation.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    command = [
+        "-m",
+        "dpojob_trainer.cli",
+        "run",
+        str(file),
+        "--pvc",
+        f"{claim.name}={claim.path}",
+    ]
+    harness.run([sys.executable, *command], {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, SECONDS)
+    last = [line for line in claim.metrics("ours") if "eval/loss" in line][-1]
+    return Held(last["eval/rewards/accuracies"], last["eval/rewards/margins"], last["eval/loss"])
+
+
+def write_rows(claim: Claim, file: Path) -> tuple[int, int]:
+    """Write both sets of pairs as the job trains and evaluates on them; return how many there are."""
+    config = manifest.load(file)
+    prepared = data.prepare(config, claim.path / CASE.family)
+    assert prepared.evaluation is not None
+    size, pairs = config.training.global_batch_size, len(prepared.train)
+    order = batches.order(pairs, config.training.seed, 0, shuffle=True)[: pairs // size * size]
+    sets = {"rows": prepared.train.select(order), "held": prepared.evaluation}
+    for name, rows in sets.items():
+        listed = list(rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
+        (claim.path / f"{CASE.name}.{name}.json").write_text(json.dumps(listed))
+    return len(sets["rows"]), len(sets["held"])
+
+
+def run_trl(claim: Claim, steps: int) -> Held:
+    """Train TRL's side; return its evaluation after the last step."""
+    (claim.path / "trl.json").write_text(json.dumps([harness.trl_case(CASE, steps, claim.path)]))
+    harness.run_trl(claim.path, SECONDS)
+    found = json.loads((claim.path / f"{CASE.name}.held.trl.json").read_text())
+    return Held(found["eval_rewards/accuracies"], found["eval_rewards/margins"], found["eval_loss"])
+
+
+def compare(model: Path, pairs: Path, folder: Path) -> dict[str, Any]:
+    """Run both sides in `folder`; return the figures."""
+    with mounted(folder) as claim:
+        (folder / CASE.family).symlink_to(model.resolve())
+        (folder / "pairs.json").symlink_to(pairs.resolve())
+        file = folder / "job.yaml"
+        file.write_text(yaml.safe_dump(job(claim)))
+        trained, held = write_rows(claim, file)
+        ours = run_ours(claim, file)
+        theirs = run_trl(claim, trained // SETTING.batch)
+    figures = {"pairs": trained, "held_out": held, "file": pairs.name} | asdict(SETTING)
+    return figures | {"dpojob": asdict(ours), "trl": asdict(theirs)}
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M")
+    parser.add_argument("--data", type=Path, required=True, help="ShareGPT pairs, as dpo_en_demo.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            found = compare(options.model, options.data, Path(scratch))
+        except subprocess.TimeoutExpired as error:
+            print(f"not done within {error.timeout:.0f} s: {error.cmd}", file=sys.stderr)
+            return 1
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found))
+    apart = abs(found["dpojob"]["accuracy"] - found["trl"]["accuracy"])
+    if apart > TOLERANCE:
+        print(f"the accuracies are {apart:.4f} apart, more than {TOLERANCE}", file=sys.stderr)
+    return int(apart > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
