@@ -26,9 +26,9 @@ from dpojob_operator.observed import (
     RayClusterView,
     RayJobView,
     Scrape,
-    WorkloadView,
 )
 from dpojob_operator.policy import preflight
+from dpojob_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Observer:
     def __init__(self, api: kube.Kube, http: httpx.AsyncClient) -> None:
         self._api = api
         self._http = http
+        self._workloads = Workloads(api)
         self._fields: frozenset[str] | None = None
         self._fields_until = 0.0
 
@@ -76,7 +77,7 @@ class Observer:
             old_slice=any(pod.role == constants.ROLE_HOST and pod.holds_node for pod in others),
             prerequisites=await self._prerequisites(job) if ray_job is None else None,
             scrape=await self._scrape(ours, ray_job),
-            workload=await self._workload(namespace, ray_job),
+            workload=await self._workloads.of(namespace, ray_job),
             check=await self._check(job) if ray_job is None and checking.is_due(job) else None,
         )
 
@@ -128,28 +129,8 @@ class Observer:
             service_accounts={name: body is not None for name, body in accounts.items()},
             claims={name: body is not None for name, body in claims.items()},
             rayjob_fields=await self._rayjob_fields(),
-            kueue=parse.LABEL_QUEUE in job.metadata.labels
-            and await self._workloads(namespace, job.metadata.uid) is not None,
+            kueue=parse.LABEL_QUEUE in job.metadata.labels and await self._workloads.are_served(namespace),
         )
-
-    async def _workload(self, namespace: str, ray_job: RayJobView | None) -> WorkloadView | None:
-        if ray_job is None or ray_job.queue is None or not ray_job.suspended:
-            return None
-        bodies = await self._workloads(namespace, ray_job.uid) or []
-        live = [body for body in bodies if not parse.is_deleting(body)]
-        return parse.workload(live[0]) if live else None
-
-    async def _workloads(self, namespace: str, uid: str) -> list[Json] | None:
-        """Return Kueue's Workloads of a job, None if there is no Kueue or nobody may tell."""
-        for resource in kube.WORKLOADS:
-            try:
-                return await self._api.list(resource, namespace, f"{parse.LABEL_JOB_UID}={uid}")
-            except NotFoundError:
-                continue
-            except ForbiddenError:
-                log.warning("may not list Kueue's Workloads; what they say is not shown")
-                return None
-        return None
 
     async def _get_all(
         self, resource: kube.Resource, namespace: str, names: Iterable[str]

@@ -99,6 +99,9 @@ class WorkloadView:
     """Kueue's object for the attempt's RayJob."""
 
     name: str
+    queue: str = ""
+    position: int | None = None
+    """Place among the Workloads of its namespace that wait in its queue, the next one being 1; None if not known."""
     active: bool = True
     reserved: bool = False
     """Whether it has quota."""
