@@ -39,6 +39,7 @@ def test_apply_ends_in_a_tuned_exported_model(namespace: Namespace) -> None:
     assert status["plan"] | {"mesh": None} == {
         "acceleratorType": "v4-16",
         "topology": "2x2x2",
+        "slices": 1,
         "chips": 8,
         "hosts": 2,
         "chipsPerHost": 4,

@@ -16,6 +16,7 @@ LABEL_CHECK: Final = f"{GROUP}/check"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 ANNOTATION_STOP: Final = f"{GROUP}/stop"
 LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_SLICE: Final = f"{GROUP}/slice"
 ROLE_HEAD: Final = "head"
 ROLE_HOST: Final = "host"
 
@@ -24,6 +25,9 @@ ROLE_HOST: Final = "host"
 MAX_RAYJOB_NAME: Final = 35
 MAX_NAME: Final = MAX_RAYJOB_NAME - len("-a99")
 MAX_ATTEMPT: Final = 99
+
+# Kueue takes a RayJob of at most eight pod sets: the head and a worker group per slice.
+MAX_SLICES: Final = 7
 
 CONFIG_KEY: Final = "trainer.json"
 CONFIG_DIR: Final = "/etc/dpojob"

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from dpojob_api.accelerator import accelerator_types
 from dpojob_api.base import ApiModel
+from dpojob_api.constants import MAX_SLICES
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
@@ -64,7 +65,7 @@ class CapacitySpec(ApiModel):
 
 
 class AcceleratorSpec(ApiModel):
-    """The TPU slice."""
+    """The TPU slice, or several slices of one shape."""
 
     type: Annotated[str, StringConstraints(max_length=32)] = Field(
         description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4).",
@@ -73,6 +74,13 @@ class AcceleratorSpec(ApiModel):
     topology: Annotated[str, StringConstraints(pattern=TOPOLOGY_PATTERN, max_length=16)] | None = Field(
         default=None,
         description="topology is the shape of the slice, e.g. 2x4x4; the type's usual one if unset.",
+    )
+    slices: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SLICES,
+        description="slices is the number of slices of this type that train together over the data center's network; "
+        "mesh.dp or mesh.fsdp must be a multiple of it.",
     )
     capacity: CapacitySpec = Field(
         default=CapacitySpec(), description="capacity is how the slice is obtained."

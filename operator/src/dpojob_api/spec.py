@@ -266,7 +266,7 @@ class PrecisionSpec(ApiModel):
 
 
 class MeshSpec(ApiModel):
-    """The device mesh; the axes multiply to the chips of the slice, one of them may be -1 (the rest)."""
+    """The device mesh; the axes multiply to the chips of all slices, one of them may be -1 (the rest)."""
 
     dp: MeshAxis = Field(default=1, description="dp is data parallelism with replicated parameters.")
     fsdp: MeshAxis = Field(default=-1, description="fsdp is data parallelism with sharded parameters.")

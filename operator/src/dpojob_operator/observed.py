@@ -26,6 +26,9 @@ class PodView:
     name: str
     role: str
     host_index: int | None = None
+    """Number of the host in its slice."""
+    slice_index: int | None = None
+    """Number of the slice, None where there is only one."""
     node: str | None = None
     ip: str | None = None
     phase: str = "Pending"
@@ -47,6 +50,11 @@ class PodView:
     def holds_node(self) -> bool:
         """Whether nobody else can have what it has of its node."""
         return self.node is not None and self.phase not in ("Succeeded", "Failed")
+
+    @property
+    def place(self) -> tuple[int, int | None]:
+        """Numbers of its slice and of the host in it."""
+        return self.slice_index or 0, self.host_index
 
     @property
     def alive(self) -> bool:
@@ -196,11 +204,14 @@ class Observed:
 
     @property
     def hosts(self) -> tuple[PodView, ...]:
-        """The host pods in the order of their index."""
+        """The host pods in the order of slice and host."""
         hosts = [pod for pod in self.pods if pod.role == "host"]
-        return tuple(
-            sorted(hosts, key=lambda pod: (pod.host_index if pod.host_index is not None else -1, pod.name))
-        )
+
+        def order(pod: PodView) -> tuple[int, int, str]:
+            number, host = pod.place
+            return number, host if host is not None else -1, pod.name
+
+        return tuple(sorted(hosts, key=order))
 
     @property
     def holds_slice(self) -> bool:

@@ -191,6 +191,7 @@ def pod(body: Json) -> PodView:
         name=meta.get("name", ""),
         role=role,
         host_index=0 if role == constants.ROLE_HOST and index is None else index,
+        slice_index=parse_int(labels.get(constants.LABEL_SLICE)),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
         phase=status.get("phase", "Pending"),
