@@ -135,6 +135,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("learning rate that is not reduced", {"spec.guards": {"learningRateFactor": 1}}, "spec.guards.learningRateFactor", "less than 1"),
     # runtime
     ("image with a blank", {"spec.runtime": {"image": "a b"}}, "spec.runtime.image", "must be an image reference"),
+    ("image with an upper-case repository", {"spec.runtime": {"image": "host/Trainer:1"}}, "spec.runtime.image", "no upper-case letters"),
+    ("image with an empty tag", {"spec.runtime": {"image": "host/trainer:"}}, "spec.runtime.image", "must be an image reference"),
+    ("image with half a digest", {"spec.runtime": {"image": "host/trainer@sha256:12ab"}}, "spec.runtime.image", "must be an image reference"),
     ("unknown pull policy", {"spec.runtime": {"imagePullPolicy": "Sometimes"}}, "spec.runtime.imagePullPolicy", '"IfNotPresent"'),
     ("unknown launcher", {"spec.runtime": {"launcher": "mpi"}}, "spec.runtime.launcher", '"slice"'),
     ("unknown platform", {"spec.runtime": {"platform": "gpu"}}, "spec.runtime.platform", '"tpu"'),

@@ -29,6 +29,8 @@ PATHS = {
     "serviceaccounts": "/api/v1",
     "pods": "/api/v1",
     "jobs": "/apis/batch/v1",
+    "localqueues": "/apis/kueue.x-k8s.io/v1beta2",
+    "workloads": "/apis/kueue.x-k8s.io/v1beta2",
     "events": "/api/v1",
 }
 
@@ -100,7 +102,7 @@ class World:
             "model": {"uri": "hf://org/model"},
             "dataset": {"uri": "hf://org/data"},
             "accelerator": {"type": ACCELERATOR},
-            "output": {"uri": "gs://bucket/run"},
+            "output": {"uri": f"gs://bucket/{name}"},
             "runtime": {
                 "image": IMAGE,
                 "imagePullPolicy": "Never",

@@ -127,6 +127,18 @@ class OperatorReason(Documented):
         "ClaimNotFound",
         "A PersistentVolumeClaim named by a pvc:// URI does not exist. Create it in the job's namespace.",
     )
+    CLAIM_UNUSABLE = (
+        "ClaimUnusable",
+        "A PersistentVolumeClaim is for one pod, or that of output.uri can only be read. Create it with ReadWriteMany.",
+    )
+    OUTPUT_SHARED = (
+        "OutputShared",
+        "An older DPOJob writes to the same output.uri. Delete it or create a new DPOJob with a folder of its own.",
+    )
+    QUOTA_TOO_SMALL = (
+        "QuotaTooSmall",
+        "A ResourceQuota of the namespace is smaller than one attempt. Raise it or create a new DPOJob that needs less.",
+    )
     KUBERAY_NOT_INSTALLED = (
         "KubeRayNotInstalled",
         "The API server knows no RayJob. Install KubeRay 1.6 or later.",

@@ -66,7 +66,7 @@ PATTERN_MESSAGES = {
     slice_spec.LABEL_VALUE_PATTERN: "must be a label value: letters, digits, '-', '_' and '.'",
     slice_spec.LABEL_KEY_PATTERN: "must be a label key such as cloud.google.com/gke-nodepool",
     slice_spec.TOPOLOGY_PATTERN: "must be sides joined by x, such as 2x4x4; see docs/reference/accelerators.md",
-    slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag",
+    slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag; the repository has no upper-case letters",
     input_spec.REVISION_PATTERN: "must be a branch, tag or commit",
     input_spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
 }

@@ -27,6 +27,7 @@ from dpojob_operator.observed import (
     RayJobView,
     Scrape,
 )
+from dpojob_operator.outputs import Outputs
 from dpojob_operator.policy import preflight
 from dpojob_operator.workloads import Workloads
 
@@ -42,8 +43,14 @@ Json = dict[str, Any]
 class Observer:
     """Observes jobs; keeps the RayJob CRD's field names, whose schema is a megabyte."""
 
-    def __init__(self, api: kube.Kube, http: httpx.AsyncClient) -> None:
+    def __init__(self, api: kube.Kube, http: httpx.AsyncClient, outputs: Outputs | None = None) -> None:
+        """Take what an observation needs.
+
+        Args:
+            outputs: tells who else writes where; without it nobody does.
+        """
         self._api = api
+        self._outputs = outputs or Outputs()
         self._http = http
         self._workloads = Workloads(api)
         self._fields: frozenset[str] | None = None
@@ -127,10 +134,31 @@ class Observer:
         return Prerequisites(
             secrets={name: keys_of(body) for name, body in secrets.items()},
             service_accounts={name: body is not None for name, body in accounts.items()},
-            claims={name: body is not None for name, body in claims.items()},
+            claims={name: parse.access_modes(body) for name, body in claims.items()},
+            quotas=parse.quotas(await self._quotas(namespace)),
+            output_of=await self._older_writer(job),
             rayjob_fields=await self._rayjob_fields(),
             kueue=parse.LABEL_QUEUE in job.metadata.labels and await self._workloads.are_served(namespace),
         )
+
+    async def _quotas(self, namespace: str) -> list[Json]:
+        try:
+            return await self._api.list(kube.QUOTAS, namespace)
+        except ForbiddenError:
+            log.warning("may not list ResourceQuotas; whether they are large enough is not checked")
+            return []
+
+    async def _older_writer(self, job: DPOJob) -> str | None:
+        """Return the oldest DPOJob that writes where a job is to write; a job that has written has its folder."""
+        for writer in self._outputs.before(job) if job.status.attempt is None else []:
+            body = await found(self._api.get(kube.DPOJOBS, *writer.key))
+            if body is None:
+                self._outputs.forget(writer.key)
+                continue
+            self._outputs.see(body)
+            if writer in self._outputs.before(job):
+                return "/".join(writer.key)
+        return None
 
     async def _get_all(
         self, resource: kube.Resource, namespace: str, names: Iterable[str]

@@ -146,13 +146,25 @@ class ConfigMapView:
 
 
 @dataclass(frozen=True)
+class QuotaView:
+    """A ResourceQuota that counts every pod of the namespace."""
+
+    name: str
+    hard: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Prerequisites:
     """What the job refers to and does not make; a name that was not looked up is absent."""
 
     secrets: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
     """Keys of each Secret, None if it does not exist."""
     service_accounts: Mapping[str, bool] = field(default_factory=dict)
-    claims: Mapping[str, bool] = field(default_factory=dict)
+    claims: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
+    """Access modes of each claim, None if it does not exist."""
+    quotas: tuple[QuotaView, ...] = ()
+    output_of: str | None = None
+    """An older DPOJob, as namespace/name, that writes to the same folder."""
     rayjob_fields: frozenset[str] | None = None
     """Fields of RayJob.spec in the installed CRD, None if there is no such CRD."""
     kueue: bool = False

@@ -11,6 +11,7 @@ from dpojob_operator.observed import (
     CheckView,
     ConfigMapView,
     PodView,
+    QuotaView,
     RayClusterView,
     RayJobView,
     Termination,
@@ -168,6 +169,20 @@ def check(body: Json, pods: Sequence[Json]) -> CheckView:
         pod=replace(newest, role=constants.ROLE_HEAD) if newest is not None else None,
         result=find_result(message),
     )
+
+
+def quotas(bodies: Sequence[Json]) -> tuple[QuotaView, ...]:
+    """Read ResourceQuotas; those with scopes count only some pods and are left out."""
+    specs = {body["metadata"]["name"]: body.get("spec") or {} for body in bodies}
+    whole = {
+        name: spec for name, spec in specs.items() if not (spec.get("scopes") or spec.get("scopeSelector"))
+    }
+    return tuple(QuotaView(name, spec.get("hard") or {}) for name, spec in sorted(whole.items()))
+
+
+def access_modes(claim: Json | None) -> frozenset[str] | None:
+    """Return the access modes of a PersistentVolumeClaim, None if it does not exist."""
+    return None if claim is None else frozenset((claim.get("spec") or {}).get("accessModes") or ())
 
 
 def config_map(body: Json) -> ConfigMapView:

@@ -29,11 +29,14 @@ def check(config: TrainerConfig, workdir: Path) -> data.DataReport:
 
 
 def check_data(config: TrainerConfig, workdir: Path) -> TrainerResult:
-    """Print the report on the pairs as a line of JSON and judge it; neither weights nor the output are touched.
+    """Claim the output, print the report on the pairs as a line of JSON and judge it; no weights are fetched.
 
     Raises:
-        TrainerError: any reason of model and data.
+        TrainerError: OutputUnwritable, OutputInUse, or any reason of model and data.
     """
+    out = store.output_of(config)
+    out.check_writable()
+    out.claim(config.job.uid, config.job.name)
     workdir.mkdir(parents=True, exist_ok=True)
     prepared = data.examine(config, sources.fetch_tokenizer(config.model, workdir), workdir)
     print(prepared.report.model_dump_json(by_alias=True), flush=True)
