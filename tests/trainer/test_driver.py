@@ -230,13 +230,22 @@ def test_what_preflight_finds_ends_the_run_before_ray_is_asked(claim: Claim) -> 
 
 
 def test_the_data_are_checked_on_the_head_alone(claim: Claim) -> None:
-    """Neither Ray nor weights nor the output folder are needed; the exit code is that of ``dpojob check``."""
+    """Neither Ray nor weights are needed; the exit code is that of ``dpojob check``."""
     path = claim.write_config(claim.config("checked"))
     code, result, output = run_trainer(["check", "--config", str(path)])
     assert (code, result and result.reason) == (0, TrainerReason.SUCCEEDED), output
     report = json.loads(output.splitlines()[-2])
     assert (report["rows"], report["trainPairs"], report["evalPairs"]) == (64, 51, 13)
-    assert not (claim.path / "checked").exists()
+    assert [file.name for file in (claim.path / "checked").iterdir()] == [".dpojob.json"]
+
+
+def test_output_of_another_job_is_found_without_a_slice(claim: Claim) -> None:
+    config = claim.config("taken")
+    store.open_store(config.output.uri).claim("other-uid", "other")
+    code, result, output = run_trainer(["check", "--config", str(claim.write_config(config))])
+    assert (code, result and result.reason) == (1, TrainerReason.OUTPUT_IN_USE), output
+    assert result is not None
+    assert "DPOJob other" in result.message
 
 
 def test_refused_data_end_the_check_with_their_report(claim: Claim) -> None:
@@ -249,6 +258,7 @@ def test_refused_data_end_the_check_with_their_report(claim: Claim) -> None:
     code, result, output = run_trainer(["check", "--config", str(path)])
     assert (code, result and result.reason) == (3, TrainerReason.DATA_INVALID), output
     assert json.loads(output.splitlines()[-2])["violations"]
+    assert not (claim.path / "gated").exists()
 
 
 @pytest.mark.jax
