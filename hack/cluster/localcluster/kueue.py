@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from .build import module_folder
@@ -48,9 +46,8 @@ def install(paths: Paths) -> None:
     binaries = module_folder(paths, "kueue")
     file = binaries / "kueue.tar"
     if not file.exists():
-        with tempfile.TemporaryDirectory() as empty:
-            files = {"manager": binaries / "kueue", "tmp": Path(empty)}
-            archive(file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
+        files = {"manager": binaries / "kueue"}
+        archive(file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
     load(paths, file, IMAGE)
     _apply(paths, [*fitted(_objects(paths), _authority(paths)), _certificate(paths)])
     step("waiting for Kueue")
@@ -115,6 +112,10 @@ def _adapt(container: Object) -> None:
     for probe in ("livenessProbe", "readinessProbe"):
         container[probe] |= {"timeoutSeconds": 20, "periodSeconds": 5}
     container["readinessProbe"]["initialDelaySeconds"] = 1
+    # Without certificates of its own Kueue wants one for its metrics too.
+    container["volumeMounts"].append(
+        {"name": "cert", "mountPath": "/etc/kueue/metrics/certs", "readOnly": True}
+    )
 
 
 def _objects(paths: Paths) -> list[Object]:

@@ -5,6 +5,7 @@ so that a thousand waiting jobs do not read a thousand Workloads each.
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,10 @@ from dpojob_operator.observed import RayJobView, WorkloadView
 
 log = logging.getLogger(__name__)
 
-ORDER_SECONDS = 20.0
+ORDER_SECONDS = 15.0
 """For how long the order of a namespace's queues is kept."""
+NEW_SECONDS = 3.0
+"""The same for a Workload that is not in it yet."""
 
 Json = dict[str, Any]
 
@@ -26,7 +29,12 @@ class Order:
     """The Workloads that wait in a namespace, by queue, the next one first."""
 
     names: dict[str, tuple[str, ...]]
-    until: float
+    time: float
+
+    def place(self, view: WorkloadView) -> int | None:
+        """Return the position of a Workload, the next one's being 1; None if it is not known."""
+        names = self.names.get(view.queue, ())
+        return names.index(view.name) + 1 if view.name in names else None
 
 
 class Workloads:
@@ -54,19 +62,15 @@ class Workloads:
         return replace(view, position=await self._position(namespace, view))
 
     async def _position(self, namespace: str, view: WorkloadView) -> int | None:
-        names = (await self._order(namespace)).names.get(view.queue, ())
-        return names.index(view.name) + 1 if view.name in names else None
-
-    async def _order(self, namespace: str) -> Order:
-        known = self._orders.get(namespace)
-        if known is not None and time.monotonic() < known.until:
-            return known
+        now, known = time.monotonic(), self._orders.get(namespace, Order({}, -math.inf))
+        place = known.place(view)
+        if now - known.time < (NEW_SECONDS if place is None else ORDER_SECONDS):
+            return place
         # Others of the namespace take the old order meanwhile.
-        until = time.monotonic() + ORDER_SECONDS
-        self._orders[namespace] = Order(known.names if known else {}, until)
+        self._orders[namespace] = Order(known.names, now)
         bodies = await self._list(namespace, "") or []
-        order = self._orders[namespace] = Order(parse.queue_order(bodies), until)
-        return order
+        order = self._orders[namespace] = Order(parse.queue_order(bodies), now)
+        return order.place(view)
 
     async def _list(self, namespace: str, selector: str) -> list[Json] | None:
         for resource in kube.WORKLOADS:
