@@ -17,7 +17,7 @@ from .kube import kubectl
 from .oci import archive
 from .paths import Paths
 from .runtime import load
-from .shell import step
+from .shell import step, wait_for
 
 IMAGE = "localhost/kueue:local"
 NAMESPACE = "kueue-system"
@@ -53,6 +53,8 @@ def install(paths: Paths) -> None:
     step("waiting for Kueue")
     rollout = ("rollout", "status", "deployment/kueue-controller-manager", "--timeout=180s")
     kubectl(paths, "-n", NAMESPACE, *rollout, seconds=200)
+    # It is ready before its webhook server listens.
+    wait_for("Kueue's webhooks answer", lambda: _answers(paths), 60, f"the logs of {NAMESPACE}")
     step("Kueue is available")
 
 
@@ -91,6 +93,17 @@ def fitted(objects: list[Object], authority: str) -> Iterator[Object]:
         elif kind == "Deployment":
             _adapt(body["spec"]["template"]["spec"]["containers"][0])
         yield body
+
+
+def _answers(paths: Paths) -> bool:
+    flavor = {
+        "apiVersion": f"{GROUP}/v1beta2",
+        "kind": "ResourceFlavor",
+        "metadata": {"name": "probe"},
+        "spec": {},
+    }
+    words = ("create", "--dry-run=server", "-o", "name", "-f", "-")
+    return bool(kubectl(paths, *words, stdin=json.dumps(flavor), check=False).strip())
 
 
 def _is_wanted(webhook: Object) -> bool:
