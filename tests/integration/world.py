@@ -24,6 +24,7 @@ PATHS = {
     "rayjobs": "/apis/ray.io/v1",
     "rayclusters": "/apis/ray.io/v1",
     "configmaps": "/api/v1",
+    "resourcequotas": "/api/v1",
     "secrets": "/api/v1",
     "persistentvolumeclaims": "/api/v1",
     "serviceaccounts": "/api/v1",
