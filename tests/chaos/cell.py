@@ -63,6 +63,11 @@ class Cell:
         self.job = f"life-{self._lives}"
         self.proxy.begin(self.job, judge)
 
+    def another_operator(self) -> Operator:
+        """Return a second operator for the same jobs; it is the test's to start and to end."""
+        name = f"{self.namespace}-other"
+        return Operator(self._zygote, self._folder, name, self.proxy.url, self.namespace)
+
     # ---- the job
 
     def body(self) -> Object | None:
@@ -102,6 +107,13 @@ class Cell:
             if "data" not in body and not ended:
                 return False
         return True
+
+    def states(self) -> list[str]:
+        """Return the states of the job's RayJobs."""
+        found = [
+            b for b in self.player.of_job(self.namespace, self.job) if "rayClusterSpec" in b.get("spec", {})
+        ]
+        return [(body.get("status") or {}).get("jobDeploymentStatus", "") for body in found]
 
     def duplicates(self) -> list[str]:
         """Return the attempts that were made more than once, and those made while an earlier one held anything."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from hack.cluster.localcluster.daemons import started
@@ -61,11 +62,16 @@ class Zygote:
 
 
 class Operator:
-    """One operator at a time, with the same arguments at each start."""
+    """One operator at a time, with the same arguments at each start.
+
+    Attributes:
+        read_seconds: how long it waits for an answer, from the next start on; its own 30 s if None.
+    """
 
     def __init__(self, zygote: Zygote, folder: Path, name: str, url: str, namespace: str) -> None:
         self.pid: int | None = None
         self.starts = 0
+        self.read_seconds: float | None = None
         self.log = folder / f"{name}.log"
         self.clock = folder / f"{name}.clock"
         self.clock.write_text("0")
@@ -88,7 +94,7 @@ class Operator:
     async def start(self) -> None:
         """Start it."""
         self.starts += 1
-        self.pid = await self._zygote.fork(self._request)
+        self.pid = await self._zygote.fork(self._request | {"read_seconds": self.read_seconds})
 
     async def kill(self) -> None:
         """End it at once and wait until it is gone.
@@ -102,9 +108,10 @@ class Operator:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
-        async with asyncio.timeout(DEATH_SECONDS):
-            while started(self.pid) is not None:
-                await asyncio.sleep(0.002)
+        deadline = time.monotonic() + DEATH_SECONDS
+        while started(self.pid) is not None:
+            assert time.monotonic() < deadline, f"operator {self.pid} is not gone after {DEATH_SECONDS:.0f} s"
+            await asyncio.sleep(0.002)
 
     def step_clock(self, seconds: float) -> None:
         """Set how far its clock is from the machine's."""

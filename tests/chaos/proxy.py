@@ -16,11 +16,12 @@ from aiohttp import web
 
 from tests.chaos.api import Connection, Object
 
-SLOW_SECONDS = 60.0
-"""Longer than the operator waits for an answer."""
+SLOW_SECONDS = 4.0
+"""Longer than an operator whose ``read_seconds`` is 2 waits for an answer."""
 DROPPED = frozenset(
     {"host", "authorization", "content-length", "transfer-encoding", "connection", "accept-encoding"}
 )
+NAMESPACE = re.compile(r"/namespaces/[^/ ]+/")
 RANDOM_SUFFIX = re.compile(r"(-a\d+)-[0-9a-z]{5}\b")
 
 
@@ -33,6 +34,7 @@ class Harm(Enum):
     THROTTLED = "429"
     ERROR = "500"
     LOST_BEFORE = "the call times out and never reaches the API server"
+    SLOW = "the API server acts and answers later than the operator waits for"
     LOST_AFTER = "the API server acts and its answer never comes"
 
 
@@ -139,7 +141,9 @@ class Proxy:
             return refuse(STATUS[harm])
         if harm not in (Harm.KILL_BEFORE, Harm.LOST_BEFORE):
             answer = await self._forward(request, body)
-            if harm is None:
+            if harm is Harm.SLOW:
+                await asyncio.sleep(SLOW_SECONDS)
+            if harm in (None, Harm.SLOW):
                 return answer
         if harm in SIDES:
             assert self.kill is not None
@@ -189,7 +193,8 @@ class Proxy:
         if request.method == "POST" and request.path.endswith("/events"):
             words.append(str(json.loads(body).get("reason")))
         text = " ".join(filter(None, words))
-        return RANDOM_SUFFIX.sub(r"\1-CLUSTER", text.replace(self.job, "JOB") if self.job else text)
+        text = NAMESPACE.sub("/namespaces/NS/", text.replace(self.job, "JOB") if self.job else text)
+        return RANDOM_SUFFIX.sub(r"\1-CLUSTER", text)
 
     def _take_note(self, request: web.Request, status: int, text: bytes) -> None:
         if request.method != "GET" and status < 300:

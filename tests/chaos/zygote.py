@@ -4,6 +4,7 @@ Each child is a process of its own that runs ``dpojob_operator.__main__.main`` a
 but read-only memory; SIGKILL ends it as it ends any other. One request a line on stdin, one pid a line on stdout.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -17,7 +18,9 @@ from typing import Any
 from kubernetes.config import kube_config
 
 from dpojob_operator import __main__ as operator
-from dpojob_operator import reconcile
+from dpojob_operator import kube, reconcile
+
+PR_SET_PDEATHSIG = 1
 
 
 def step_clock(file: Path) -> None:
@@ -28,13 +31,15 @@ def step_clock(file: Path) -> None:
         def now(cls, tz: tzinfo | None = None) -> Any:
             return datetime.now(tz) + timedelta(seconds=float(file.read_text()))
 
-    reconcile.datetime = Stepped  # type: ignore[misc,attr-defined]
+    reconcile.datetime = Stepped  # type: ignore[attr-defined]
 
 
 def become_operator(request: dict[str, Any]) -> None:
     """Run the operator in this process; never returns."""
     code = 1
     try:
+        # No operator outlives the zygote, nor the zygote the test: its stdin ends.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -43,8 +48,9 @@ def become_operator(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["dpojob_operator", *request["arguments"]]
         kube_config.KUBE_CONFIG_DEFAULT_LOCATION = request["kubeconfig"]
-        if request.get("clock"):
-            step_clock(Path(request["clock"]))
+        step_clock(Path(request["clock"]))
+        if request["read_seconds"]:
+            kube.TIMEOUT = (kube.TIMEOUT[0], request["read_seconds"])
         code = operator.main()
     except BaseException:
         traceback.print_exc()
