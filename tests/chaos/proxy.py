@@ -71,7 +71,8 @@ class Proxy:
     Attributes:
         job: the name of the job whose life it is.
         judge: decides for each call.
-        down: while set no connection is answered.
+        down: while set no call reaches the API server.
+        down_status: what it is answered with then; 0 breaks the connection off.
         created: every RayJob whose creation the API server has confirmed, as (uid of its DPOJob, name).
         kill: ends the operator; called for the KILL harms.
     """
@@ -79,10 +80,12 @@ class Proxy:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._watches: set[asyncio.Task[object]] = set()
-        self._gone = 0
+        self._errors = 0
+        self._code = 0
         self.job = ""
         self.stage = ""
         self.down = False
+        self.down_status = 0
         self.judge: Judge = lambda call: None
         self.kill: Callable[[], Awaitable[None]] | None = None
         self.calls: list[Call] = []
@@ -118,14 +121,14 @@ class Proxy:
         for task in list(self._watches):
             task.cancel()
 
-    def answer_gone(self, times: int) -> None:
-        """Answer the next watches with an event 410 Gone, as the API server does when etcd was compacted."""
-        self._gone = times
+    def answer_watches(self, code: int, times: int) -> None:
+        """Answer the next watches with an event of an error: 410 (Gone) as after a compaction of etcd, or 500."""
+        self._errors, self._code = times, code
         self.cut_watches()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if self.down:
-            return hang_up(request)
+            return refuse(self.down_status) if self.down_status else hang_up(request)
         if request.query.get("watch") in ("true", "1"):
             return await self._watch(request)
         body = await request.read()
@@ -167,9 +170,9 @@ class Proxy:
         assert task is not None
         self._watches.add(task)
         try:
-            if self._gone > 0:
-                self._gone -= 1
-                return await tell_gone(request)
+            if self._errors > 0:
+                self._errors -= 1
+                return await tell_error(request, self._code)
             return await self._pass_through(request)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return hang_up(request)
@@ -226,10 +229,10 @@ def refuse(status: int) -> web.Response:
     return web.json_response(body, status=status, headers=headers)
 
 
-async def tell_gone(request: web.Request) -> web.StreamResponse:
-    """Answer a watch with an event that says that its version is too old."""
+async def tell_error(request: web.Request, code: int) -> web.StreamResponse:
+    """Answer a watch with an event of an error."""
     stream = web.StreamResponse(headers={"Content-Type": "application/json"})
     await stream.prepare(request)
-    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-    await stream.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+    error = {"kind": "Status", "code": code, "reason": "Expired", "message": "by plan"}
+    await stream.write(json.dumps({"type": "ERROR", "object": error}).encode() + b"\n")
     return stream

@@ -76,12 +76,21 @@ async def test_dropped_and_expired_watches_change_nothing(cell: Cell, name: str)
             await asyncio.sleep(0.7)
             cell.proxy.cut_watches()
             await asyncio.sleep(0.7)
-            cell.proxy.answer_gone(4)
+            cell.proxy.answer_watches(410, times=4)
 
     cell.begin()
     async with meanwhile(harm):
         assert_undisturbed(name, await live(cell, LIVES[name]))
     assert cell.operator.starts == 1, cell.operator.tail()
+
+
+async def test_operator_that_has_lost_a_watch_ends_and_is_started_anew(cell: Cell) -> None:
+    async def harm() -> None:
+        cell.proxy.answer_watches(500, times=1)
+        await cell.until_held("another start", lambda: cell.operator.starts == 2)
+
+    assert_undisturbed("preempted", await harmed_at_step_10(cell, "preempted", harm))
+    assert "has ended; the operator ends too" in cell.operator.log.read_text()
 
 
 async def harmed_at_step_10(cell: Cell, name: str, harm: Callable[[], Awaitable[None]]) -> Outcome:
@@ -93,9 +102,10 @@ async def harmed_at_step_10(cell: Cell, name: str, harm: Callable[[], Awaitable[
     return await life
 
 
-async def test_api_server_away_for_a_while(cell: Cell, control_plane: ControlPlane) -> None:
+@pytest.mark.parametrize("status", [0, 503])
+async def test_api_server_away_for_a_while(cell: Cell, status: int) -> None:
     async def harm() -> None:
-        cell.proxy.down = True
+        cell.proxy.down_status, cell.proxy.down = status, True
         cell.proxy.cut_watches()
         await asyncio.sleep(OUTAGE_SECONDS)
         cell.proxy.down = False

@@ -7,6 +7,8 @@ import asyncio
 import copy
 from typing import Any
 
+from hack.cluster.localcluster import shell
+
 from tests.chaos.api import MERGE, path_of
 from tests.chaos.cell import Cell
 from tests.chaos.control_plane import ControlPlane
@@ -65,6 +67,14 @@ async def test_status_of_an_older_operator_is_read_and_gone_on_from(
     assert "Traceback" not in cell.operator.log.read_text()
 
 
+def serves(control_plane: ControlPlane, path: str) -> bool:
+    """Return whether an object exists."""
+    try:
+        return bool(control_plane.call("GET", path))
+    except OSError:
+        return False
+
+
 async def test_job_waits_for_kuberay_and_goes_on_by_itself_once_it_is_there(
     cell: Cell, control_plane: ControlPlane
 ) -> None:
@@ -76,7 +86,11 @@ async def test_job_waits_for_kuberay_and_goes_on_by_itself_once_it_is_there(
         if crd["metadata"]["name"] in ("rayjobs.ray.io", "rayclusters.ray.io")
     ]
     for crd in crds:
-        await cell.api.insist("DELETE", path_of("customresourcedefinitions", None, crd["metadata"]["name"]))
+        path = path_of("customresourcedefinitions", None, crd["metadata"]["name"])
+        await cell.api.insist("DELETE", path)
+        await asyncio.to_thread(
+            shell.wait_for, f"{path} gone", lambda path=path: not serves(control_plane, path), 60, path
+        )
     try:
         cell.begin()
         cell.restarting = True
