@@ -88,6 +88,15 @@ bench-spine: venv install ## Measure the stages of a job, the operator and the h
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
+# Their control plane is their own: nothing of the local cluster but its programs.
+test-chaos: venv ## The operator killed at 300 calls, and faults of API server, etcd, network and clock, on a private control plane
+	@$(PYTEST) tests/chaos
+
+SEED ?= 1
+N ?= 1000
+chaos-operator: venv ## Kill the operator before and after API calls of a job's life, N times; SEED draws which
+	@$(PY) -m tests.chaos --seed $(SEED) --kills $(N)
+
 uninstall: ## Remove our chart from the local cluster; jobs and their CRD stay
 	@eval "$$($(CLUSTER) env)" && helm uninstall dpojob --namespace dpojob-system --ignore-not-found --wait >/dev/null
 
@@ -105,6 +114,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-chaos chaos-operator test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

@@ -14,7 +14,7 @@ from tests.trainer.jobs import Claim, run_trainer
 
 from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.result import TrainerResult
+from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import driver, store
 from dpojob_trainer.board import Board
@@ -148,12 +148,20 @@ def exported(claim: Claim, name: str) -> TrainerConfig:
 
 def test_a_complete_run_is_a_success_with_a_summary(claim: Claim) -> None:
     config, board = exported(claim, "complete"), Board()
-    result = driver.conclude(config, [report(0), report(1)], board, scrape_seconds=0)
+    result = driver.conclude(config, [report(0), report(1)], board, record_seconds=0)
     assert (result.reason, result.step) == (TrainerReason.SUCCEEDED, 12)
     assert config.output.uri in result.message
+    assert result.recorded is None
     summary = claim.summary("complete")
     assert (summary["step"], summary["hosts"]) == (12, ["host-0", "host-1"])
     assert summary["versions"]["easydel"] == "0.3.0"
+
+
+def test_a_run_that_nobody_records_says_so(claim: Claim) -> None:
+    config = exported(claim, "unrecorded")
+    result = driver.conclude(config, [report(0)], Board(), record_seconds=0.01)
+    assert (result.reason, result.recorded) == (TrainerReason.SUCCEEDED, False)
+    assert find_result(result.to_line()) == result
 
 
 @pytest.mark.parametrize(
@@ -169,7 +177,7 @@ def test_an_incomplete_run_is_no_success(
 ) -> None:
     config, board = exported(claim, f"no-{name}"), Board()
     with pytest.raises(TrainerError) as caught:
-        driver.conclude(config, reports(), board, scrape_seconds=0)
+        driver.conclude(config, reports(), board, record_seconds=0)
     assert caught.value.reason is reason
     assert not (claim.path / f"no-{name}" / "summary.json").exists()
 
@@ -178,7 +186,7 @@ def test_a_run_without_its_model_is_no_success(claim: Claim) -> None:
     config = claim.config("modelless")
     store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
     with pytest.raises(TrainerError) as caught:
-        driver.conclude(config, [report(0)], Board(), scrape_seconds=0)
+        driver.conclude(config, [report(0)], Board(), record_seconds=0)
     assert caught.value.reason is TrainerReason.EXPORT_FAILED
 
 

@@ -232,6 +232,15 @@ def test_next_attempt_waits_and_says_why_and_when():
     assert plan(job, observed, due).actions == (Apply(2), Create(2, "example.test/trainer:1"))
 
 
+def test_clock_that_was_set_back_does_not_hold_the_next_attempt_back():
+    job, observed = between(failed())
+    last = job.status.attempts[-1]
+    wait = retry.due_time(job, last) - last.end_time
+    assert plan(job, observed, last.end_time - wait).stage is Stage.BACKING_OFF
+    assert plan(job, observed, last.end_time - wait - timedelta(seconds=1)).stage is Stage.CREATED
+    assert plan(job, observed, last.end_time - timedelta(days=1)).stage is Stage.CREATED
+
+
 def test_shortened_wait_counts_at_once():
     job, observed = between(failed(), spec={"retryPolicy": {"infrastructure": {"backoffSeconds": 0}}})
     assert plan(job, observed).stage is Stage.CREATED

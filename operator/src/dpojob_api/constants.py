@@ -41,6 +41,8 @@ IMAGE_VARIABLE: Final = "DPOJOB_IMAGE"
 
 METRICS_PORT: Final = 8090
 METRICS_PATH: Final = "/metrics"
+# The operator sends it with a scrape once the finished run is in the DPOJob's status; the driver then ends.
+RECORDED_HEADER: Final = "DPOJob-Recorded"
 
 # The trainer's last line on stdout; KubeRay copies the tail of that log into RayJob.status.message.
 RESULT_PREFIX: Final = "DPOJOB-RESULT "

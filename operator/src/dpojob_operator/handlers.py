@@ -14,6 +14,7 @@ from dpojob_api import constants
 from dpojob_operator.outputs import Outputs
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Key
+from dpojob_operator.watches import Backoffs
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.networking.error_backoffs = Backoffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30

@@ -83,7 +83,7 @@ class Observer:
             old_pods=tuple(pod.name for pod in others),
             old_slice=any(pod.role == constants.ROLE_HOST and pod.holds_node for pod in others),
             prerequisites=await self._prerequisites(job) if ray_job is None else None,
-            scrape=await self._scrape(ours, ray_job),
+            scrape=await self._scrape(ours, ray_job, recorded=job.status.final_metrics is not None),
             workload=await self._workloads.of(namespace, ray_job),
             check=await self._check(job) if ray_job is None and checking.is_due(job) else None,
         )
@@ -179,15 +179,19 @@ class Observer:
             return rayjob.REQUIRED_FIELDS
         return spec_fields(body) if body else None
 
-    async def _scrape(self, pods: tuple[PodView, ...], ray_job: RayJobView | None) -> Scrape | None:
+    async def _scrape(
+        self, pods: tuple[PodView, ...], ray_job: RayJobView | None, recorded: bool
+    ) -> Scrape | None:
         head = next((pod for pod in pods if pod.role == constants.ROLE_HEAD), None)
         if head is None or not head.alive or head.ip is None or ray_job is None:
             return None
         if ray_job.deployment_status != "Running":
             return None
         host = f"[{head.ip}]" if ":" in head.ip else head.ip
+        url = f"http://{host}:{constants.METRICS_PORT}{constants.METRICS_PATH}"
+        headers = {constants.RECORDED_HEADER: "true"} if recorded else {}
         try:
-            response = await self._http.get(f"http://{host}:{constants.METRICS_PORT}{constants.METRICS_PATH}")
+            response = await self._http.get(url, headers=headers)
             return trainer_metrics.parse_scrape(response.text) if response.is_success else None
         except (httpx.HTTPError, ValueError) as error:
             log.debug("no metrics from %s: %s", head.name, error)

@@ -171,12 +171,10 @@ def ended(job: DPOJob, observed: Observed, ray_job: RayJobView, now: datetime) -
     A run that has said that it is checked and written is one, however its driver ends.
     """
     number = observed.attempt
-    if has_finished(job, observed):
+    result = find_result(ray_job.message)
+    if has_finished(job, observed) or (result is not None and result.reason is TrainerReason.SUCCEEDED):
         return succeeded(job, number)
     if ray_job.job_status == "SUCCEEDED":
-        result = find_result(ray_job.message)
-        if result is not None and result.reason is TrainerReason.SUCCEEDED:
-            return succeeded(job, number)
         message = (
             f"RayJob {ray_job.name} succeeded, but the operator never saw the trainer's checked result; "
             f"look at {job.spec.output.uri} for what it wrote."

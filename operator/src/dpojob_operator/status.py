@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from dpojob_api.constants import OUTPUT_MODEL
 from dpojob_api.reasons import DATA_REASONS, ConditionType, OperatorReason
+from dpojob_api.result import find_result
 from dpojob_api.spec import ExportFormat
-from dpojob_api.status import Condition, DPOJobStatus, OutputStatus, ProgressStatus
+from dpojob_api.status import Condition, DPOJobStatus, FinalMetrics, OutputStatus, ProgressStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
 from dpojob_operator import checking, history, ledger, words
 from dpojob_operator.attempts import MAX_MESSAGE, next_attempts, next_retries
@@ -70,9 +71,7 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
         if plan.stage is Stage.SUSPENDED
         else history.suspended_seconds(old, now),
         progress=next_progress(old.progress, observed, now),
-        final_metrics=observed.scrape.final
-        if observed.scrape and observed.scrape.finished
-        else old.final_metrics,
+        final_metrics=next_final(old, plan, observed),
         guards=guards.next_state(job, observed, plan.failure),
         output=next_output(job, plan),
         start_time=old.start_time or now,
@@ -202,6 +201,16 @@ def condition_from(fact: Fact, old: Condition | None, generation: int, now: date
         last_transition_time=old.last_transition_time if old is not None and kept else now,
         observed_generation=generation,
     )
+
+
+def next_final(old: DPOJobStatus, plan: Plan, observed: Observed) -> FinalMetrics | None:
+    """Return the finished run's numbers; of one that ended before they were recorded the result line has the step."""
+    if observed.scrape is not None and observed.scrape.finished:
+        return observed.scrape.final
+    result = find_result(observed.ray_job.message) if observed.ray_job is not None else None
+    if old.final_metrics is None and plan.stage is Stage.SUCCEEDED and result is not None:
+        return FinalMetrics(step=result.step or 0)
+    return old.final_metrics
 
 
 def next_output(job: DPOJob, plan: Plan) -> OutputStatus:
