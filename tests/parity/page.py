@@ -77,8 +77,7 @@ def accuracy_section(held: dict[str, Any]) -> str:
 ACCURACY_TEXT = """
 ## Held-out accuracy
 
-`make parity-accuracy DATA=FILE` runs a job as a user does, with `dpojob run`: its own tokenisation, split, shuffled order, mesh
-of four devices and static shapes. TRL's trainer gets the same pairs in the same order and the same held-out pairs. SmolLM2-135M
+`make parity-accuracy DATA=FILE` runs a job as a user does, with `dpojob run`: its own tokenisation, split, shuffled order and static shapes. TRL's trainer gets the same pairs in the same order and the same held-out pairs. SmolLM2-135M
 on {file}: {pairs} pairs of it to train on, {held_out} held out, one epoch of {steps} steps of {batch}, {prompt} and {completion}
 tokens, learning rate {learning_rate:g}, float32. More than one percentage point between the accuracies fails the command.
 

@@ -27,7 +27,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, easydel_compat, store
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.progress import Evaluation, Event, HostReport, Phase, Step
+from dpojob_trainer.progress import Evaluation, Event, HostReport, Phase, Saved, Step
 
 pytestmark = pytest.mark.jax
 
@@ -244,6 +244,8 @@ def test_the_best_checkpoint_is_kept_and_rated(train: Train, claim: Claim) -> No
     run = train(claim.config("best", **spec))
     margins = {step: found["rewards/margins"] for step, found in run.report.evaluations.items() if step}
     assert sorted(margins) == [1, 2, 3, 4, 5, 6]
+    saved = [event.step for event in run.events if isinstance(event, Saved)]
+    assert saved == [1, 2, 3, 4, 5, 6], "the last step is one of those that are due and is saved once"
     kept = {max(margins, key=lambda step: margins[step]), 6}
     found = {entry.name for entry in (claim.path / "best" / OUTPUT_CHECKPOINTS).glob("step_*")}
     assert found == {f"step_{step}" for step in kept}
