@@ -14,7 +14,7 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--only", nargs="*", help="names of cases; the page is not written then")
+    parser.add_argument("--only", nargs="*", help="names of cases; the others keep their figures")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M; adds the case with real weights")
     parser.add_argument(
         "--folder", type=Path, help="keep models and curves here; cases that are there are not run again"
@@ -27,9 +27,8 @@ def main() -> int:
     for name, found in results.items():
         listed = (f"{metric}={value:.1e}" for metric, value in found.deviations.items())
         print(name, f"loss {found.first:.4g} to {found.last:.4g}", *listed)
-    if not options.only:
-        page.keep(results, options.steps)
-        page.write()
+    page.keep(results, options.steps)
+    page.write()
     far = [name for name, found in results.items() if found.largest > cases.TOLERANCE]
     if far:
         print(f"further apart than {cases.TOLERANCE:g}: {', '.join(far)}", file=sys.stderr)

@@ -14,10 +14,12 @@ MODELS = {"smollm2": "SmolLM2-135M"}
 
 
 def keep(found: harness.Results, steps: int) -> None:
-    """Write the outcome of all cases to results.json."""
+    """Write outcomes to results.json; those of other cases stay there if they are of the same versions and steps."""
+    setting = {"steps": steps, "versions": harness.versions()}
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    cases_kept = kept["cases"] if kept and setting.items() <= kept.items() else {}
     listed = {name: asdict(outcome) for name, outcome in found.items()}
-    content = {"steps": steps, "versions": harness.versions(), "cases": listed}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(setting | {"cases": cases_kept | listed}, indent=1) + "\n")
 
 
 def write() -> None:
