@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 from tests.trainer.jobs import TRAINING, Claim, run_trainer
+from tests.trainer.kills import free_port
 
 from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
@@ -29,7 +30,6 @@ pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
 TWO_HOSTS = {"accelerator": {"type": "v4-16"}}
 DEADLINE_SECONDS = 600
-PORT = 18090
 
 
 def add_slice(cluster: Cluster, number: int) -> Any:
@@ -89,11 +89,11 @@ class Drive:
     """The driver as a process, with its metrics endpoint."""
 
     def __init__(self, cluster: Cluster, config: Path, log: Path) -> None:
-        self._log = log
+        self._log, self._port = log, free_port()
         command = [sys.executable, "-m", "dpojob_trainer", "drive", "--config", str(config)]
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [*command, "--metrics-port", str(PORT)],
+                [*command, "--metrics-port", str(self._port)],
                 env=os.environ | {"RAY_ADDRESS": cluster.address},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -117,7 +117,7 @@ class Drive:
     def scrape(self) -> dict[str, float]:
         """Return the gauges, none while the endpoint is not up."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=5) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as reply:
                 families = text_string_to_metric_families(reply.read().decode())
                 return {sample.name: sample.value for family in families for sample in family.samples}
         except OSError:

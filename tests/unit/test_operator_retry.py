@@ -37,6 +37,7 @@ NO_END = {
     OperatorReason.TRAINING,
     OperatorReason.FINISHED,
     OperatorReason.DATA_ACCEPTED,
+    OperatorReason.LOW_PRECISION_PARAMETERS,
     OperatorReason.NOT_RUNNING,
     OperatorReason.NOT_FINISHED,
     OperatorReason.SECRET_NOT_FOUND,

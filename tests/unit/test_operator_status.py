@@ -280,3 +280,20 @@ def test_refused_pairs_are_not_valid(reason):
     job = b.make_job(status=b.active())
     found = data_valid(after(job, make_plan(Stage.FAILED, reason, "why"), examined(job)))
     assert (found.status, found.reason, found.message) == ("False", reason.value, "why")
+
+
+def discouraged(new):
+    return next((c for c in new.conditions if c.type == "Discouraged"), None)
+
+
+def test_bfloat16_parameters_are_warned_of_as_long_as_the_job_exists():
+    job = b.make_job({"precision": {"params": "bfloat16"}, "training": {"learningRate": 1e-5}}, b.active())
+    for stage in (Stage.CREATED, Stage.RUNNING, Stage.SUCCEEDED):
+        found = discouraged(after(job, make_plan(stage)))
+        assert (found.status, found.reason) == ("True", "LowPrecisionParameters")
+        assert "precision.params is bfloat16" in found.message and "1e-05" in found.message
+        assert transitions.is_warning(found)
+
+
+def test_the_default_precision_is_not_warned_of():
+    assert discouraged(after(b.make_job(status=b.active()), make_plan(Stage.RUNNING))) is None

@@ -45,6 +45,10 @@ class ConditionType(Documented):
         "Stalled",
         "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
     )
+    DISCOURAGED = (
+        "Discouraged",
+        "True if the specification has a value that is allowed and seldom right; the job goes on. Only present while True.",
+    )
 
 
 class OperatorReason(Documented):
@@ -150,6 +154,10 @@ class OperatorReason(Documented):
     NO_TRAINER_IMAGE = (
         "NoTrainerImage",
         "Neither runtime.image nor the operator's default trainer image is set.",
+    )
+    LOW_PRECISION_PARAMETERS = (
+        "LowPrecisionParameters",
+        "precision.params is not float32, and at the learning rates of DPO most updates round to nothing.",
     )
     INVALID_SPEC = (
         "InvalidSpec",

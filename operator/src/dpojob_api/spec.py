@@ -258,7 +258,8 @@ class PrecisionSpec(ApiModel):
     """Number formats. bfloat16 parameters lose updates at usual DPO learning rates."""
 
     params: DType = Field(
-        default=DType.FLOAT32, description="params is the type of parameters and optimizer state."
+        default=DType.FLOAT32,
+        description="params is the type of parameters and optimizer state; status warns (Discouraged) of bfloat16.",
     )
     compute: DType = Field(
         default=DType.BFLOAT16, description="compute is the type of activations and matrix products."

@@ -14,7 +14,7 @@ from dpojob_operator import checking, history, ledger, words
 from dpojob_operator.attempts import MAX_MESSAGE, next_attempts, next_retries
 from dpojob_operator.observed import Observed
 from dpojob_operator.plan import FINAL, Plan, Stage
-from dpojob_operator.policy import guards
+from dpojob_operator.policy import advice, guards
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -60,7 +60,10 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
         observed_generation=job.metadata.generation,
         summary=summary_of(plan),
         conditions=next_conditions(
-            old.conditions, facts(plan) + data_facts(old, plan, observed), job.metadata.generation, now
+            old.conditions,
+            facts(plan) + data_facts(old, plan, observed) + advice_facts(job),
+            job.metadata.generation,
+            now,
         ),
         plan=plan_of(job.spec),
         attempt=attempts[-1].number if attempts else None,
@@ -182,6 +185,12 @@ def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
         return [Fact(ConditionType.DATA_VALID, "True", OperatorReason.DATA_ACCEPTED, message)]
     known = (condition for condition in old.conditions if condition.type == ConditionType.DATA_VALID)
     return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
+
+
+def advice_facts(job: DPOJob) -> list[Fact]:
+    """Return the Discouraged condition if there is something to warn of."""
+    found = advice.discouraged(job.spec)
+    return [Fact(ConditionType.DISCOURAGED, "True", *found)] if found else []
 
 
 def next_conditions(old: list[Condition], new: list[Fact], generation: int, now: datetime) -> list[Condition]:
