@@ -90,7 +90,7 @@ async def test_operator_that_has_lost_a_watch_ends_and_is_started_anew(cell: Cel
         await cell.until_held("another start", lambda: cell.operator.starts == 2)
 
     assert_undisturbed("preempted", await harmed_at_step_10(cell, "preempted", harm))
-    assert "has ended; the operator ends too" in cell.operator.log.read_text()
+    assert "the operator ends too" in cell.operator.log.read_text()
 
 
 async def harmed_at_step_10(cell: Cell, name: str, harm: Callable[[], Awaitable[None]]) -> Outcome:
