@@ -18,6 +18,8 @@ from tests.chaos.operators import Operator
 from tests.chaos.points import at_random
 from tests.chaos.proxy import Harm
 
+pytestmark = pytest.mark.slow
+
 SEED = "1"
 RATE = 0.08
 # What the operator does while the API server is away is a retry with a backoff that grows to a minute; it keeps no state
