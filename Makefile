@@ -53,7 +53,7 @@ $(FAKE_GCS):
 fake-gcs: $(FAKE_GCS) ## Compile the GCS emulator of the trainer's tests into the cache
 
 test-trainer: venv fake-gcs ## The trainer: real EasyDeL on CPU devices
-	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow" -n 2 --dist loadfile
+	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow"
 
 test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
