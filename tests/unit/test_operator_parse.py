@@ -126,7 +126,9 @@ def exposition(pairs=None, **values):
 
 
 def test_scrape_of_a_run():
-    text = exposition(STEP=12, TOTAL_STEPS=40, LOSS=0.693147, REWARD_MARGIN=-0.000123456, ETA_SECONDS=750)
+    text = exposition(
+        STEP=12, TOTAL_STEPS=40, LOSS=0.693147, REWARD_MARGIN=-0.000123456, ETA_SECONDS=750, MFU=0.5
+    )
     scrape = trainer_metrics.parse_scrape(text)
     assert scrape is not None
     progress = scrape.progress
@@ -136,7 +138,7 @@ def test_scrape_of_a_run():
         0.6931,
         "12m30s",
     )
-    assert progress.reward_margin == -0.0001235
+    assert (progress.reward_margin, progress.mfu) == (-0.0001235, 0.5)
     assert progress.reward_accuracy is None
     assert scrape.finished is False
 

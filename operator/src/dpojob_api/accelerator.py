@@ -15,6 +15,8 @@ from dpojob_api.base import ApiModel
 # DWS flex-start documentation: "TPU v3 and v4 are not supported".
 NO_FLEX_START: tuple[str, ...] = ("v4",)
 CHIP_COUNTING_PREFIXES: tuple[str, ...] = ("v5litepod", "v6e")
+# Peak bfloat16 FLOP/s of a chip by generation, from Cloud TPU's "System architecture" pages.
+PEAK_FLOPS: dict[str, float] = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "tpu7x": 2307e12}
 
 
 class SliceShape(ApiModel):

@@ -25,6 +25,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
     ("Attempt", "integer", ".status.attempt", 0, "Number of the newest attempt."),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Time since creation."),
     ("Accelerator", "string", ".spec.accelerator.type", 1, "TPU slice."),
+    ("MFU", "number", ".status.progress.mfu", 1, "Model FLOPs utilisation of the newest step."),
     ("Chip-Hours", "number", ".status.ledger.chipHours", 1, "Chips times hours for which a slice was held."),
     ("Goodput", "number", ".status.ledger.goodput", 1, "Share of the attempts' time that is training."),
     ("Output", "string", ".spec.output.uri", 1, "Where results go."),

@@ -18,6 +18,7 @@ LEARNING_RATE: Final = "dpojob_learning_rate"
 STEP_SECONDS: Final = "dpojob_step_seconds"
 TOKENS_PER_SECOND: Final = "dpojob_tokens_per_second"
 PADDED_TOKENS_PER_SECOND: Final = "dpojob_padded_tokens_per_second"
+MFU: Final = "dpojob_mfu"
 CHECKPOINT_STEP: Final = "dpojob_checkpoint_step"
 CHECKPOINT_TIME: Final = "dpojob_checkpoint_timestamp_seconds"
 DATA_PAIRS: Final = "dpojob_data_pairs"
@@ -70,6 +71,7 @@ HELP: Final[dict[str, str]] = {
     STEP_SECONDS: "Seconds of the newest step.",
     TOKENS_PER_SECOND: "Tokens of the newest step, padding left out, by its seconds.",
     PADDED_TOKENS_PER_SECOND: "Tokens of the newest step, padding included, by its seconds.",
+    MFU: "Model FLOPs utilisation of the newest step, padding left out, as a share of 1; absent on a CPU.",
     CHECKPOINT_STEP: "Step of the newest checkpoint that was begun.",
     CHECKPOINT_TIME: "When that checkpoint was begun, in seconds since 1970.",
     DATA_PAIRS: "Pairs of the data set by what became of them (label kind).",

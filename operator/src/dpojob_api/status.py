@@ -117,6 +117,10 @@ class ProgressStatus(ApiModel):
     reward_margin: float | None = Field(
         default=None, description="rewardMargin is the mean difference of chosen and rejected rewards."
     )
+    mfu: float | None = Field(
+        default=None,
+        description="mfu is the model FLOPs utilisation of the newest step as a share of 1, padding left out; unset on a CPU.",
+    )
     eta: Short | None = Field(
         default=None, description="eta is the estimated time to the last step, e.g. 12m30s."
     )

@@ -51,6 +51,7 @@ def progress_of(values: dict[str, float], phase: str) -> ProgressStatus:
         loss=rounded(values.get(metrics.LOSS)),
         reward_accuracy=rounded(values.get(metrics.REWARD_ACCURACY)),
         reward_margin=rounded(values.get(metrics.REWARD_MARGIN)),
+        mfu=rounded(values.get(metrics.MFU)),
         eta=format_eta(values.get(metrics.ETA_SECONDS)),
     )
 

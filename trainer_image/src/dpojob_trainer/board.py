@@ -38,6 +38,7 @@ TRAIN_GAUGES = {
     "grad_norm": metrics.GRAD_NORM,
     "learning_rate": metrics.LEARNING_RATE,
     "seconds": metrics.STEP_SECONDS,
+    "mfu": metrics.MFU,
 }
 EVAL_GAUGES = {
     "loss": metrics.EVAL_LOSS,

@@ -32,7 +32,7 @@ from dpojob_trainer.progress import (
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache, samples
+from dpojob_trainer.training import compile_cache, samples, utilisation
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
@@ -250,6 +250,11 @@ def build(
     arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
     arguments.padding_value = pad_id
 
+    utilised = utilisation.meter(policy, config)
+
+    def stepped(state: Any, step: int, numbers: Numbers) -> None:
+        recorder.stepped(state, step, numbers | utilised(numbers))
+
     def save(state: Any, step: int, evaluation: Numbers | None) -> None:
         recorder._out.check_fence()
         recorder.phase("checkpointing")
@@ -273,7 +278,7 @@ def build(
         cadence=Cadence(
             recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
         ),
-        hooks=Hooks(recorder.stepped, recorder.evaluated, save, leaves, recorder.phase),
+        hooks=Hooks(stepped, recorder.evaluated, save, leaves, recorder.phase),
     )
 
 
