@@ -43,3 +43,11 @@ def namespace(request: pytest.FixtureRequest, kubectl: Kubectl) -> Iterator[Name
 def small_slice(kubectl: Kubectl) -> None:
     """The one node stands for the two hosts of a v4-16."""
     subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def single_hosts(small_slice: None) -> Iterator[None]:
+    """The one node stands for hosts of a v4-8 while a module runs."""
+    subprocess.run([str(CLUSTER), "tpu", "v4-8"], check=True, cwd=ROOT)
+    yield
+    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)

@@ -60,3 +60,8 @@ def job(name: str, **spec: Any) -> Object:
         "metadata": {"name": name},
         "spec": base | spec,
     }
+
+
+def single_host_job(name: str, **spec: Any) -> Object:
+    """Return a small DPOJob for a slice of one host, half the work of :func:`job`'s for the machine that runs it."""
+    return job(name, accelerator={"type": "v4-8"}, **spec)

@@ -4,9 +4,14 @@ import pytest
 from hack.demo.follow import Status, condition, is_true
 
 from tests.e2e.cluster import Namespace, reason, step
-from tests.e2e.inputs import PAIRS, job
+from tests.e2e.inputs import PAIRS, single_host_job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("single_hosts"),
+]
 
 CHECK_SECONDS = 180.0
 RUN_SECONDS = 420.0
@@ -24,7 +29,7 @@ def has_ended(status: Status) -> bool:
 
 
 def test_refused_data_ends_the_job_without_a_rayjob(namespace: Namespace) -> None:
-    namespace.apply(job("refused", dataset=dataset(minPairs=PAIRS * 2)))
+    namespace.apply(single_host_job("refused", dataset=dataset(minPairs=PAIRS * 2)))
     status = namespace.wait("refused", "Failed", has_ended, CHECK_SECONDS)
     assert reason(status, "Failed") == reason(status, "DataValid") == "DataInvalid"
     assert "minPairs" in (condition(status, "Failed") or {})["message"]
@@ -36,7 +41,7 @@ def test_accepted_data_is_counted_before_the_attempt_and_deleting_the_running_jo
     namespace: Namespace,
 ) -> None:
     training = {"maxSteps": 5000, "globalBatchSize": 8, "learningRate": 1e-3, "checkpointSteps": 1000}
-    namespace.apply(job("accepted", dataset=dataset(), training=training))
+    namespace.apply(single_host_job("accepted", dataset=dataset(), training=training))
 
     def counted(status: Status) -> bool:
         return is_true(status, "DataValid")
@@ -55,7 +60,7 @@ def test_guard_that_is_broken_rolls_back_once_and_then_fails(namespace: Namespac
     # No float32 weight moves by so little: policy and reference stay equal, and no reward is above another.
     rule = {"minimum": 0.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}
     training = {"maxSteps": 5000, "globalBatchSize": 8, "learningRate": 1e-30, "checkpointSteps": 10}
-    namespace.apply(job("guarded", training=training, guards={"rewardAccuracy": rule}))
+    namespace.apply(single_host_job("guarded", training=training, guards={"rewardAccuracy": rule}))
     status = namespace.wait("guarded", "Failed", has_ended, RUN_SECONDS)
     assert reason(status, "Failed") == "RewardAccuracyLow"
     first, second = status["attempts"]

@@ -2,17 +2,18 @@
 real. What carries the numbers from slice to slice is gloo here, as between the hosts of one slice.
 """
 
-import subprocess
-from collections.abc import Iterator
-
 import pytest
 from hack.demo.follow import is_true
 
 from tests.e2e.cluster import Namespace
-from tests.e2e.conftest import CLUSTER, ROOT
 from tests.e2e.inputs import job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("single_hosts"),
+]
 
 RUN_SECONDS = 420.0
 TWO_SLICES = {
@@ -20,14 +21,6 @@ TWO_SLICES = {
     "mesh": {"dp": 2},
     "output": {"uri": "pvc://dpo-outputs/slices", "sampleCompletions": 0},
 }
-
-
-@pytest.fixture(autouse=True)
-def single_hosts(small_slice: None) -> Iterator[None]:
-    """The one node stands for a host of either slice."""
-    subprocess.run([str(CLUSTER), "tpu", "v4-8"], check=True, cwd=ROOT)
-    yield
-    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
 
 
 def test_two_slices_train_one_model(namespace: Namespace) -> None:

@@ -84,23 +84,6 @@ def test_slice_is_released_once_the_job_is_complete(namespace: Namespace) -> Non
         time.sleep(1)
 
 
-def test_loss_that_is_not_finite_ends_failed_with_the_reason(namespace: Namespace) -> None:
-    namespace.apply(job("broken", model={"uri": "pvc://dpo-inputs/broken-model"}))
-    status = namespace.wait("broken", "Failed", lambda s: is_true(s, "Failed"), RUN_SECONDS)
-    assert reason(status, "Failed") == "NonFiniteLoss"
-    message = (condition(status, "Failed") or {})["message"]
-    assert "Traceback" not in message
-    assert not (namespace.outputs / "broken" / "model").exists()
-
-
-def test_wrong_column_ends_failed_with_the_columns_that_exist(namespace: Namespace) -> None:
-    dataset = {"uri": "pvc://dpo-inputs/pairs.jsonl", "columns": {"prompt": "prompt", "chosen": "best"}}
-    namespace.apply(job("columns", dataset=dataset))
-    status = namespace.wait("columns", "Failed", lambda s: is_true(s, "Failed"), RUN_SECONDS)
-    assert reason(status, "Failed") == "ColumnNotFound"
-    assert "rejected" in (condition(status, "Failed") or {})["message"]
-
-
 def kill_host(namespace: Namespace, name: str) -> None:
     """Take a host's pod away at once."""
     hosts = namespace.list("pods", f"dpojob.io/job={name},dpojob.io/role=host")
