@@ -46,6 +46,7 @@ class Watched(ed.DPOTrainer):  # type: ignore[misc]
         self.batches: list[Any] = []
         self.chosen: list[Any] = []
         self.begun: list[int] = []
+        self.saved: list[int] = []
         super().__init__(*args, **named)
 
     def _get_next_batch(self, *args: Any) -> Any:
@@ -54,6 +55,10 @@ class Watched(ed.DPOTrainer):  # type: ignore[misc]
         self.batches.append(np.asarray(collated["prompt_input_ids"]).tolist())
         self.chosen.append(np.asarray(collated["chosen_input_ids"]).tolist())
         return batch, iterator
+
+    def _save_state(self, state: Any, *args: Any, **named: Any) -> Any:
+        self.saved.append(int(state.step))
+        return super()._save_state(state, *args, **named)
 
     def on_step_start(self, state: Any, step: int) -> Any:
         self.begun.append(step)
@@ -68,7 +73,13 @@ class Mistyped(Watched):
 
 
 def trainer(
-    folder: Path, kind: type[Watched] = Watched, *, count: int = 8, params: str = "float32", **options: Any
+    folder: Path,
+    kind: type[Watched] = Watched,
+    *,
+    count: int = 8,
+    params: str = "float32",
+    mesh: dict[str, int] = ONE,
+    **options: Any,
 ) -> Watched:
     """Return a trainer of 4 pairs a step whose files go to `folder`."""
     model_dir = folder.parent / "model"
@@ -96,8 +107,8 @@ def trainer(
     )
     return kind(
         arguments=arguments,
-        model=load_model(model_dir, tiny_models.configuration(ONE, params=params)),
-        reference_model=load_model(model_dir, tiny_models.configuration(ONE, params=params)),
+        model=load_model(model_dir, tiny_models.configuration(mesh, params=params)),
+        reference_model=load_model(model_dir, tiny_models.configuration(mesh, params=params)),
         processing_class=AutoTokenizer.from_pretrained(model_dir),
         train_dataset=rows(count),
     )
@@ -137,6 +148,27 @@ def evaluation_without_data(folder: Path) -> Any:
     return None
 
 
+def wandb_by_default(folder: Path) -> Any:
+    """Trap 6: what a machine without a key for W&B meets that has not asked for W&B."""
+    os.environ.pop("WANDB_MODE")
+    try:
+        trainer(folder, use_wandb=ed.DPOConfig().use_wandb, report_metrics=True)
+    except Exception as error:
+        return type(error).__name__
+    finally:
+        os.environ["WANDB_MODE"] = "disabled"
+    return None
+
+
+def precomputed_reference(folder: Path) -> Any:
+    """Trap 7: how a run ends that computes the reference's log-probabilities first."""
+    try:
+        trainer(folder, precompute_ref_log_probs=True).train()
+    except AssertionError as error:
+        return str(error)
+    return None
+
+
 def fewer_pairs_than_a_batch(folder: Path) -> Any:
     """Trap 8: steps done by a run that ends without an error."""
     return int(trainer(folder, count=3).train().state.step)
@@ -159,6 +191,24 @@ def changed_in_bfloat16(folder: Path) -> Any:
     return changed / sum(leaf.size for leaf in before)
 
 
+def saves(folder: Path) -> Any:
+    """Trap 13: the steps that a run of two steps saves, one checkpoint a step."""
+    made = trainer(folder, save_steps=1, save_optimizer_state=True, do_last_save=True)
+    made.train()
+    return made.saved
+
+
+def another_mesh(folder: Path) -> Any:
+    """Trap 15: whether a run on another mesh can save to the folder of one on eight devices."""
+    options = {"total_batch_size": 8, "max_training_steps": 1, "save_steps": 1}
+    trainer(folder, mesh=tiny_models.FSDP, **options).train()
+    try:
+        trainer(folder, mesh=tiny_models.MIXED, resume_if_possible=False, **options).train()
+    except Exception as error:
+        return str(error)
+    return None
+
+
 def changed_variables() -> list[str]:
     """Trap 14: which variables of the process are not what they were when it started."""
     started = Path("/proc/self/environ").read_text().split("\0")
@@ -173,11 +223,15 @@ FINDINGS: dict[str, Finding] = {
         damaged_checkpoint,
         two_epochs,
         evaluation_without_data,
+        wandb_by_default,
+        precomputed_reference,
         fewer_pairs_than_a_batch,
         end_of_a_completion,
         changed_in_bfloat16,
+        saves,
     )
 }
+ON_EIGHT_DEVICES: dict[str, Finding] = {another_mesh.__name__: another_mesh}
 
 
 def main() -> None:
@@ -185,7 +239,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     tiny_models.write_model(root / "model", tiny_models.QWEN3)
     names = sys.argv[2:] or list(FINDINGS)
-    found = {name: FINDINGS[name](root / name) for name in names}
+    known = FINDINGS | ON_EIGHT_DEVICES
+    found = {name: known[name](root / name) for name in names}
     found["environment"] = changed_variables()
     print(json.dumps(found))
 

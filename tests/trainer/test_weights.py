@@ -26,6 +26,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import DType
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.training import utilisation
 from dpojob_trainer.weights import export_model, gather, load_model
 
 pytestmark = pytest.mark.jax
@@ -339,3 +340,13 @@ def test_rows_of_a_large_tensor_are_gathered_in_parts() -> None:
     assert (ranges[0][0], ranges[-1][1]) == (0, 151_936)
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
     assert all((stop - start) * 5120 * 4 <= gather.CHUNK_BYTES for start, stop in ranges)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma"])
+def test_every_weight_but_the_look_up_counts_for_utilisation(tmp_path: Path, family: str, tied: bool) -> None:
+    base = tiny.write_model(tmp_path / "base", FAMILIES[family], tied=tied)
+    tensors = {name: prod(shape) for name, (_, shape, _) in stored(base).items()}
+    look_up = 0 if tied else tensors["model.embed_tokens.weight"]
+    module = load_model(base, configuration(FSDP))
+    assert utilisation.multiplied(utilisation.shapes(module)) == sum(tensors.values()) - look_up

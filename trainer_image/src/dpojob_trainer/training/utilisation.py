@@ -48,10 +48,8 @@ def multiplied(parameters: Mapping[Iterable[str], tuple[int, ...]]) -> int:
 
 
 def shapes(module: Any) -> dict[Iterable[str], tuple[int, ...]]:
-    """Return the shape of each parameter of an EasyDeL module by its path."""
+    """Return the shape of each parameter of an EasyDeL module by its path; a head that is the embedding has none."""
     from flax.traverse_util import flatten_dict
 
-    return {
-        tuple(map(str, path)): leaf.shape
-        for path, leaf in flatten_dict(module.graphtree_params_shape).items()
-    }
+    leaves = flatten_dict(module.graphtree_params_shape).items()
+    return {tuple(map(str, path)): leaf.shape for path, leaf in leaves if leaf is not None}
