@@ -1,7 +1,8 @@
 """Reads a job's children, what it refers to and the trainer's metrics into one ``Observed``.
 
 Pods are read before the RayJob: KubeRay writes a RayJob's end before it removes the pods, so pods that are missing
-although the RayJob, read later, still runs are truly lost.
+although the RayJob, read later, still runs are truly lost. The store keeps no such order, so a loss that it shows is looked
+at again (see ``freshness``).
 """
 
 import asyncio
@@ -42,7 +43,7 @@ Json = dict[str, Any]
 class Observer:
     """Observes jobs; keeps the RayJob CRD's field names, whose schema is a megabyte."""
 
-    def __init__(self, api: kube.Kube, http: httpx.AsyncClient) -> None:
+    def __init__(self, api: kube.Reader, http: httpx.AsyncClient) -> None:
         self._api = api
         self._http = http
         self._fields: frozenset[str] | None = None

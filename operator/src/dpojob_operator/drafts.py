@@ -1,0 +1,100 @@
+"""Statuses that wait to be written: numbers that move all the time are told every so often, news at once.
+
+A draft stands in for the job's status in the next reconcile, so nothing that has been seen is forgotten before it is
+written; a restart of the operator forgets at most ``HELD_SECONDS`` of it.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dpojob_api.ledger import Activity
+from dpojob_api.status import AttemptStatus, DPOJobStatus
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+
+HELD_SECONDS = 30.0
+"""Between two writes that bring only numbers."""
+COUNTED = ("from_step", "to_step", "steps_lost", "recovery_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A status and the version of the job that it continues."""
+
+    version: str
+    blob: bytes
+
+
+class Drafts:
+    """Drafts by job, and when each job's status was last written."""
+
+    def __init__(self) -> None:
+        self._drafts: dict[Key, Draft] = {}
+        self._written: dict[Key, datetime] = {}
+
+    def apply(self, key: Key, body: Json) -> Json:
+        """Return a job with its draft for a status, if the draft continues this version of the job."""
+        draft = self._drafts.get(key)
+        if draft is None or draft.version != body["metadata"].get("resourceVersion"):
+            return body
+        return {**body, "status": json.loads(draft.blob)}
+
+    def has(self, key: Key) -> bool:
+        """Return whether something of a job is still to be written."""
+        return key in self._drafts
+
+    def holds(self, key: Key, old: DPOJobStatus, new: DPOJobStatus, now: datetime) -> bool:
+        """Return whether a status may wait."""
+        written = self._written.get(key)
+        if written is None or is_news(old, new):
+            return False
+        return (now - written).total_seconds() < HELD_SECONDS
+
+    def hold(self, key: Key, version: str, new: DPOJobStatus) -> None:
+        """Keep a status for later."""
+        self._drafts[key] = Draft(version, json.dumps(new.to_wire(), separators=(",", ":")).encode())
+
+    def wrote(self, key: Key, now: datetime) -> None:
+        """Take note that the status has been written."""
+        self._drafts.pop(key, None)
+        self._written[key] = now
+
+    def forget(self, key: Key) -> None:
+        """Forget a job."""
+        self._drafts.pop(key, None)
+        self._written.pop(key, None)
+
+
+def is_news(old: DPOJobStatus, new: DPOJobStatus) -> bool:
+    """Return whether a status differs by more than numbers that move all the time.
+
+    What the chips do is news, and so is what a guard judges, so that a restart of the operator changes neither the ledger
+    nor a verdict; so is the first step.
+    """
+    if activity(old) != activity(new) or has_stepped(old) != has_stepped(new):
+        return True
+    return without_numbers(old) != without_numbers(new)
+
+
+def activity(status: DPOJobStatus) -> Activity | None:
+    """Return what the chips are there for."""
+    return status.ledger.activity if status.ledger is not None else None
+
+
+def has_stepped(status: DPOJobStatus) -> bool:
+    """Return whether a run has done a step."""
+    return status.progress is not None and status.progress.step > 0
+
+
+def without_numbers(status: DPOJobStatus) -> DPOJobStatus:
+    """Return a status without progress, ledger and the steps of attempts."""
+    attempts = [uncounted(attempt) for attempt in status.attempts]
+    return status.model_copy(update={"progress": None, "ledger": None, "attempts": attempts})
+
+
+def uncounted(attempt: AttemptStatus) -> AttemptStatus:
+    """Return an attempt without its steps."""
+    return attempt.model_copy(update=dict.fromkeys(COUNTED))
