@@ -160,8 +160,11 @@ class ControlPlane:
             self.call("PATCH", f"{path}?fieldManager=chaos&force=true", json.dumps(crd))
 
             def established(path: str = path) -> bool:
-                conditions = json.loads(self.call("GET", path)).get("status", {}).get("conditions", [])
-                return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+                status = json.loads(self.call("GET", path)).get("status") or {}
+                return any(
+                    c["type"] == "Established" and c["status"] == "True"
+                    for c in status.get("conditions") or []
+                )
 
             shell.wait_for(f"CRD {name} served", established, 60, path)
 

@@ -26,6 +26,10 @@ SETTLE_SECONDS = 30.0
 """For which jobs wait for the watches after a start; then they are reconciled without."""
 
 
+class BrokenError(Exception):
+    """The operator cannot go on in this process."""
+
+
 def parse_arguments(arguments: list[str] | None = None) -> Settings:
     """Read flags; each one's default is its environment variable."""
     default = Settings()
@@ -98,13 +102,17 @@ async def work(
         await informer.sync.settled(SETTLE_SECONDS)
         await queue.run(settings.workers)
 
+    broken = asyncio.Event()
     async with probes.served(probes.build_app(queue, informer.sync), settings.probe_port):
         await kopf.operator(
-            registry=handlers.build_registry(informer.show, informer.sync.run, reconcile),
+            registry=handlers.build_registry(informer.show, broken, informer.sync.run, reconcile),
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
+            stop_flag=broken,
         )
+    if broken.is_set():
+        raise BrokenError("a part of the operator has ended")
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:
@@ -132,6 +140,9 @@ def main() -> int:
     except probes.PortError as error:
         log.critical("no health endpoint: %s", error)
         return 2
+    except BrokenError as error:
+        log.critical("%s; the kubelet starts another one", error)
+        return 1
     except (kopf.LoginError, OSError) as error:
         log.critical("the API server does not let the operator in: %s", error)
         return 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from dpojob_api import constants
 from dpojob_operator import kube, pacing
+from dpojob_operator.desired.metadata import job_name
 from dpojob_operator.errors import NotFoundError
 from dpojob_operator.kube import Json, Key, Resource
 from dpojob_operator.store import WATCHED, Store
@@ -80,7 +81,7 @@ class Cache:
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
         """Return an object."""
-        key = (namespace or "", name)
+        key = namespace or "", name
         if resource is kube.CONFIGMAPS:
             return await self._config_map(key)
         if resource not in WATCHED:
@@ -101,6 +102,8 @@ class Cache:
         known = self._store.get(kube.CONFIGMAPS, key)
         if known is not None and self._clock() < self._look_again.setdefault(key, self._due()):
             return known
+        if not self._store.has_made((key[0], job_name(key[1]))):
+            raise NotFoundError(f"nothing of {key[1]!r} has been made")
         try:
             body = await self._api.get(kube.CONFIGMAPS, *key)
         except NotFoundError:

@@ -1,7 +1,7 @@
 """Statuses that wait to be written: numbers that move all the time are told every so often, news at once.
 
 A draft stands in for the job's status in the next reconcile, so nothing that has been seen is forgotten before it is
-written; a restart of the operator forgets at most ``HELD_SECONDS`` of it.
+written; a restart of the operator forgets at most half a minute of it.
 """
 
 import json
@@ -15,8 +15,10 @@ from dpojob_api.status import AttemptStatus, DPOJobStatus
 Json = dict[str, Any]
 Key = tuple[str, str]
 
-HELD_SECONDS = 30.0
+NUMBERS_SECONDS = 30.0
 """Between two writes that bring only numbers."""
+WORDS_SECONDS = 5.0
+"""Between two writes that bring only other words for the same conditions."""
 COUNTED = ("from_step", "to_step", "steps_lost", "recovery_seconds")
 
 
@@ -49,9 +51,7 @@ class Drafts:
     def holds(self, key: Key, old: DPOJobStatus, new: DPOJobStatus, now: datetime) -> bool:
         """Return whether a status may wait."""
         written = self._written.get(key)
-        if written is None or is_news(old, new):
-            return False
-        return (now - written).total_seconds() < HELD_SECONDS
+        return written is not None and (now - written).total_seconds() < patience(old, new)
 
     def hold(self, key: Key, version: str, new: DPOJobStatus) -> None:
         """Keep a status for later."""
@@ -68,15 +68,15 @@ class Drafts:
         self._written.pop(key, None)
 
 
-def is_news(old: DPOJobStatus, new: DPOJobStatus) -> bool:
-    """Return whether a status differs by more than numbers that move all the time.
+def patience(old: DPOJobStatus, new: DPOJobStatus) -> float:
+    """Return for how many seconds after a write another status may wait; 0 for news.
 
     What the chips do is news, and so is what a guard judges, so that a restart of the operator changes neither the ledger
-    nor a verdict; so is the first step.
+    nor a verdict.
     """
-    if activity(old) != activity(new) or has_stepped(old) != has_stepped(new):
-        return True
-    return without_numbers(old) != without_numbers(new)
+    if activity(old) != activity(new) or without_words(old) != without_words(new):
+        return 0.0
+    return WORDS_SECONDS if messages(old) != messages(new) else NUMBERS_SECONDS
 
 
 def activity(status: DPOJobStatus) -> Activity | None:
@@ -84,15 +84,17 @@ def activity(status: DPOJobStatus) -> Activity | None:
     return status.ledger.activity if status.ledger is not None else None
 
 
-def has_stepped(status: DPOJobStatus) -> bool:
-    """Return whether a run has done a step."""
-    return status.progress is not None and status.progress.step > 0
+def messages(status: DPOJobStatus) -> list[str]:
+    """Return the words of the conditions."""
+    return [condition.message for condition in status.conditions]
 
 
-def without_numbers(status: DPOJobStatus) -> DPOJobStatus:
-    """Return a status without progress, ledger and the steps of attempts."""
+def without_words(status: DPOJobStatus) -> DPOJobStatus:
+    """Return a status without progress, ledger, the steps of attempts and the words of conditions."""
     attempts = [uncounted(attempt) for attempt in status.attempts]
-    return status.model_copy(update={"progress": None, "ledger": None, "attempts": attempts})
+    conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
+    update = {"progress": None, "ledger": None, "attempts": attempts, "conditions": conditions}
+    return status.model_copy(update=update)
 
 
 def uncounted(attempt: AttemptStatus) -> AttemptStatus:

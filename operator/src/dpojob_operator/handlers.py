@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,14 +16,18 @@ from dpojob_operator.connection import log_in
 from dpojob_operator.kube import Json, Resource
 from dpojob_operator.store import WATCHED
 
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 Show = Callable[[Resource, str | None, Json], None]
 
 
-def build_registry(show: Show, *work: Callable[[], Coroutine[Any, Any, None]]) -> kopf.OperatorRegistry:
+def build_registry(show: Show, stop: asyncio.Event, *work: Work) -> kopf.OperatorRegistry:
     """Return the handlers that pass every event on, and those that start and stop what works on them.
 
     Args:
         show: is called with the kind, the type and the object of every event.
+        stop: is set when some of the work ends, which it never should.
         work: is run while kopf runs.
     """
     registry = kopf.OperatorRegistry()
@@ -41,10 +46,17 @@ def build_registry(show: Show, *work: Callable[[], Coroutine[Any, Any, None]]) -
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        background.extend(asyncio.create_task(task()) for task in work)
+        background.extend(asyncio.create_task(part()) for part in work)
+        for task in background:
+            task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("a part of the operator has ended", exc_info=task.exception())
+            stop.set()
 
     @kopf.on.cleanup(registry=registry)
-    async def stop(**_: Any) -> None:
+    async def clean_up(**_: Any) -> None:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

@@ -180,7 +180,7 @@ class ApiServer:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._call("list", resource, resource.path(namespace), query, accept=METADATA)
-            found |= {key_of(item): version_of(item) for item in page.get("items", [])}
+            found |= {key_of(item): version_of(item) for item in page.get("items") or []}
             following = page.get("metadata", {}).get("continue")
             if not following:
                 return Versions(version_of(page), found)

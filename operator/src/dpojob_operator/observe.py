@@ -48,6 +48,7 @@ class Observer:
         self._http = http
         self._fields: frozenset[str] | None = None
         self._fields_until = 0.0
+        self._reading_fields = asyncio.Lock()
 
     async def observe(self, job: DPOJob) -> Observed:
         """Read everything that ``decide`` needs.
@@ -158,10 +159,11 @@ class Observer:
         return {name: await found(self._api.get(resource, namespace, name)) for name in sorted(names)}
 
     async def _rayjob_fields(self) -> frozenset[str] | None:
-        if self._fields is None or time.monotonic() > self._fields_until:
-            self._fields = await self._read_rayjob_fields()
-            self._fields_until = time.monotonic() + CRD_CACHE_SECONDS
-        return self._fields
+        async with self._reading_fields:
+            if self._fields is None or time.monotonic() > self._fields_until:
+                self._fields = await self._read_rayjob_fields()
+                self._fields_until = time.monotonic() + CRD_CACHE_SECONDS
+            return self._fields
 
     async def _read_rayjob_fields(self) -> frozenset[str] | None:
         try:

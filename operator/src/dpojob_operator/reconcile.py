@@ -125,6 +125,9 @@ class Reconciler:
         if not view.fresh and freshness.needs_look(job, plan):
             await self._confirm_first(job, plan)
         plan = await self._carry_out(job, plan)
+        if plan.stage is Stage.CREATED:
+            # The RayJob itself says that it is made; jobs that still wait for theirs go first.
+            return 0.0
         new = status.next_status(job, plan, observed, self._clock())
         await self._write(job.status, new, body)
         self._told((job.metadata.namespace, job.metadata.name), new)

@@ -100,6 +100,10 @@ class Store:
         """Return the number of objects of a kind."""
         return len(self._kinds[resource])
 
+    def keys(self, resource: Resource) -> list[Key]:
+        """Return the objects of a kind."""
+        return list(self._kinds[resource])
+
     def note_made(self, job: Key) -> None:
         """Remember that a child of a job is about to be made."""
         self._made.add(job)
