@@ -85,6 +85,9 @@ install: images ## Install KubeRay and our chart into the local cluster
 bench-spine: venv install ## Measure the stages of a job, the operator and the hosts
 	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PY) -m benchmarks.spine --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)"
 
+bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a private API server; ARGS=... for parts of it
+	@$(PY) -m benchmarks.operator $(ARGS)
+
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
@@ -105,6 +108,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-cluster test-e2e bench-spine bench-operator bench-kills demo test
 
 -include hack/cluster/cluster.mk

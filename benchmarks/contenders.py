@@ -70,11 +70,11 @@ class Processes:
     def spawn(self, command: list[str | Path], **variables: str) -> None:
         """Start a process."""
         log = self.plane.folders.log / f"{Path(command[0]).name}.log"
-        env = (
-            os.environ
-            | {"KUBECONFIG": str(kubeconfig(self.plane)), "PYTHONDONTWRITEBYTECODE": "1"}
-            | variables
-        )
+        cache = {
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self.plane.folders.state / "pycache"),
+        }
+        env = os.environ | {"KUBECONFIG": str(kubeconfig(self.plane))} | cache | variables
         with log.open("ab") as out:
             self.running.append(
                 subprocess.Popen([str(word) for word in command], env=env, stdout=out, stderr=out)

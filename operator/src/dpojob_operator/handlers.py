@@ -14,6 +14,7 @@ from dpojob_api import constants
 from dpojob_operator import kube
 from dpojob_operator.connection import log_in
 from dpojob_operator.kube import Json, Resource
+from dpojob_operator.storages import NoDiffs, NoProgress
 from dpojob_operator.store import WATCHED
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def passing_on(show: Show, resource: Resource) -> Callable[..., Coroutine[Any, A
 def configure(settings: kopf.OperatorSettings) -> None:
     """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = NoDiffs()
+    settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
