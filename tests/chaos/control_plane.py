@@ -6,6 +6,7 @@ controller, so that it can be killed, restarted, stopped and compacted without h
 
 import json
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -25,6 +26,8 @@ MARK = "DPOJOB_CHAOS"
 """Not the local cluster's mark, by which its `up` and `down` find what to kill."""
 START_SECONDS = 120.0
 FOLDER_PREFIX = "dpojob-chaos-"
+PORTS = 20000, 32000
+"""Below Linux's range of ports for outgoing connections."""
 SERVICES = "10.97.0.0/16"
 
 
@@ -46,14 +49,17 @@ class Folders(paths.Paths):
 
 
 def free_ports(number: int) -> list[int]:
-    """Return TCP ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for listener in sockets:
-        listener.bind(("127.0.0.1", 0))
-    ports = [int(listener.getsockname()[1]) for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
+    """Return TCP ports that nobody listens on and that no connection gets as its own while a server is away."""
+    found: list[int] = []
+    while len(found) < number:
+        with socket.socket() as listener:
+            port = random.SystemRandom().randrange(*PORTS)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    return found
 
 
 def remove_leftovers() -> None:
@@ -121,8 +127,6 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start what does not run, and wait until the API server is ready."""
-        daemons.start(self.folders, self._etcd(), MARK)
-        daemons.start(self.folders, self._apiserver(), MARK)
         log = daemons.log_of(self.folders, "kube-apiserver")
         shell.wait_for("the private API server ready", self._is_ready, START_SECONDS, log)
 
@@ -201,6 +205,9 @@ class ControlPlane:
             raise shell.Problem(f"{name}, pid {pid}, does not end")
 
     def _is_ready(self) -> bool:
+        # An API server gives up when its etcd does not answer at once.
+        daemons.start(self.folders, self._etcd(), MARK)
+        daemons.start(self.folders, self._apiserver(), MARK)
         try:
             return self.call("GET", "/readyz") == "ok"
         except OSError:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 PACE_SECONDS = 0.1
 PATIENCE_SECONDS = 15.0
 """How long a run waits for its numbers to be read; the real one is that slow, see ``runs``."""
+RECORD_SECONDS = 120.0
+"""How long a finished run waits for the operator to record it, as the trainer's driver does."""
 TERMINATION_SECONDS = 0.3
 LIST_SECONDS = 60.0
 OWNERS = {"DPOJob": "dpojobs", "RayJob": "rayjobs", "RayCluster": "rayclusters"}
@@ -49,6 +51,7 @@ class Player:
 
     Attributes:
         fates: by job name and attempt number; an attempt without one succeeds.
+        record_wait: seconds for which a finished run waits to be recorded.
         created: every RayJob that ever was, as (namespace, name), in the order in which it was seen.
         broken: what must never be and was seen, see :meth:`violations`.
     """
@@ -71,6 +74,7 @@ class Player:
             terminate_pods: off where a kubelet, or kwok, ends the pods.
         """
         self.api, self.pace, self.patience = api, pace, patience
+        self.record_wait = RECORD_SECONDS
         self.boards = Boards()
         self.fates: dict[str, dict[int, Fate]] = {}
         self.saved: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 import copy
 import secrets
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -177,7 +178,10 @@ class Attempt:
             return
         if run.struck:
             await self._follow_up()
-        elif run.finished and run.read:
+        elif run.finished and run.changed_at + self.player.record_wait < time.monotonic():
+            await self.stop()
+            await self._fail("AppFailed", run.last_words())
+        elif run.finished and run.recorded:
             await self.stop()
             await self._tell(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime=stamp())
         elif run.advance(self.player.patience):

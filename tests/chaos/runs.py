@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from dpojob_api import metrics
-from dpojob_api.constants import FIELD_MANAGER, METRICS_PATH, METRICS_PORT
+from dpojob_api.constants import FIELD_MANAGER, METRICS_PATH, METRICS_PORT, RECORDED_HEADER
 from dpojob_api.result import TrainerResult
 
 TOTAL, PER_BEAT, EVERY = 40, 10, 20
@@ -55,6 +55,7 @@ class Run:
     finished: bool = False
     struck: bool = False
     read: bool = False
+    recorded: bool = False
     changed_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -86,6 +87,10 @@ class Run:
 
     def last_words(self) -> str:
         """Return the tail of the driver's log."""
+        if self.finished:
+            return TrainerResult(
+                reason="Succeeded", message="told.", step=self.step, recorded=False
+            ).to_line()
         reason = REASONS.get(self.fate.kind)
         if reason is None:
             return "Segmentation fault"
@@ -126,6 +131,7 @@ class Boards:
             # Others scrape too; only the operator's reading counts.
             if request.headers.get("User-Agent", "").startswith(FIELD_MANAGER):
                 run.read = True
+                run.recorded = run.finished and RECORDED_HEADER in request.headers
             return web.Response(text=run.text())
 
         app = web.Application()

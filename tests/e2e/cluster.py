@@ -59,6 +59,23 @@ class Namespace:
                 raise AssertionError(f"waiting for {what}: {why}\n{self.picture(job)}")
             time.sleep(POLL_SECONDS)
 
+    def wait_gone(self, job: str, seconds: float) -> None:
+        """Wait until nothing of a deleted job is left.
+
+        Raises:
+            AssertionError: the deadline passed; with what is left.
+        """
+        deadline = time.monotonic() + seconds
+        while left := self.children(job):
+            assert time.monotonic() < deadline, f"{seconds:.0f} s after deletion still there: {left}"
+            time.sleep(POLL_SECONDS)
+
+    def children(self, job: str) -> tuple[str, ...]:
+        """Return what there is of a job in the cluster."""
+        found = self.list("rayjobs,rayclusters,configmaps,jobs,pods,services")
+        own = [o for o in found if job in o["metadata"]["name"]]
+        return tuple(f"{o['kind']}/{o['metadata']['name']}" for o in own)
+
     def picture(self, job: str) -> str:
         """Return everything that explains where a job stands."""
         status = yaml.safe_dump(self.status(job), sort_keys=False)

@@ -3,7 +3,7 @@
 import pytest
 from hack.demo.follow import Status, condition, is_true
 
-from tests.e2e.cluster import Namespace, reason
+from tests.e2e.cluster import Namespace, reason, step
 from tests.e2e.inputs import PAIRS, job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -32,8 +32,11 @@ def test_refused_data_ends_the_job_without_a_rayjob(namespace: Namespace) -> Non
     assert namespace.list("rayjobs,rayclusters", "dpojob.io/job=refused") == []
 
 
-def test_accepted_data_is_counted_before_the_attempt_exists(namespace: Namespace) -> None:
-    namespace.apply(job("accepted", dataset=dataset(), suspend=False))
+def test_accepted_data_is_counted_before_the_attempt_and_deleting_the_running_job_leaves_nothing(
+    namespace: Namespace,
+) -> None:
+    training = {"maxSteps": 5000, "globalBatchSize": 8, "learningRate": 1e-3, "checkpointSteps": 1000}
+    namespace.apply(job("accepted", dataset=dataset(), training=training))
 
     def counted(status: Status) -> bool:
         return is_true(status, "DataValid")
@@ -43,7 +46,9 @@ def test_accepted_data_is_counted_before_the_attempt_exists(namespace: Namespace
     assert valid["message"].startswith(f"{PAIRS} pairs: {PAIRS} train")
     status = namespace.wait("accepted", "attempt 1", lambda s: s.get("attempt") == 1, 60)
     assert valid["lastTransitionTime"] <= status["attempts"][0]["startTime"]
-    namespace.run("delete", "dpojob", "accepted")
+    namespace.wait("accepted", "step 1", lambda s: step(s) >= 1, RUN_SECONDS)
+    namespace.run("delete", "dpojob", "accepted", "--wait=true", "--timeout=60s")
+    namespace.wait_gone("accepted", 120)
 
 
 def test_guard_that_is_broken_rolls_back_once_and_then_fails(namespace: Namespace) -> None:

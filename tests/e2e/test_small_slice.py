@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -15,21 +16,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RUN_SECONDS = 420.0
 LONG_TRAINING = {"maxSteps": 5000, "globalBatchSize": 8, "learningRate": 1e-3, "checkpointSteps": 1000}
-
-
-def children(namespace: Namespace, name: str) -> list[str]:
-    """Return what is left of a job in the cluster."""
-    found = namespace.list("rayjobs,rayclusters,configmaps,pods,services")
-    own = [o for o in found if name in o["metadata"]["name"]]
-    return [f"{o['kind']}/{o['metadata']['name']}" for o in own]
-
-
-def until_gone(namespace: Namespace, name: str, seconds: float) -> None:
-    """Wait until nothing of a job is left."""
-    deadline = time.monotonic() + seconds
-    while left := children(namespace, name):
-        assert time.monotonic() < deadline, f"{seconds:.0f} s after deletion still there: {left}"
-        time.sleep(1)
 
 
 def check_ledger(status: Status) -> None:
@@ -53,6 +39,7 @@ def test_apply_ends_in_a_tuned_exported_model(namespace: Namespace) -> None:
     assert status["plan"] | {"mesh": None} == {
         "acceleratorType": "v4-16",
         "topology": "2x2x2",
+        "slices": 1,
         "chips": 8,
         "hosts": 2,
         "chipsPerHost": 4,
@@ -120,61 +107,55 @@ def kill_host(namespace: Namespace, name: str) -> None:
     namespace.run("delete", "pod", hosts[0]["metadata"]["name"], "--grace-period=0", "--force")
 
 
-def trains_again(status: Status) -> bool:
-    """Return whether a second attempt has begun to train."""
-    attempts = status.get("attempts", [])
-    return len(attempts) > 1 and attempts[1].get("fromStep") is not None
+def trains(number: int) -> Callable[[Status], bool]:
+    """Return whether an attempt has begun to train, as a question to a status."""
+
+    def asked(status: Status) -> bool:
+        return any(a["number"] == number and "fromStep" in a for a in status.get("attempts", []))
+
+    return asked
 
 
-def test_killed_host_ends_failed_and_never_complete_without_retries(namespace: Namespace) -> None:
-    policy = {"infrastructure": {"maxRetries": 0}}
-    namespace.apply(job("killed", training=LONG_TRAINING, retryPolicy=policy))
-    namespace.wait("killed", "step 3", lambda s: step(s) >= 3, RUN_SECONDS)
-    kill_host(namespace, "killed")
-    status = namespace.wait("killed", "Failed", lambda s: is_true(s, "Failed"), 240)
-    assert reason(status, "Failed") == "HostLost"
-    assert not is_true(status, "Complete")
-    namespace.run("delete", "dpojob", "killed", "--wait=true", "--timeout=60s")
+def saved_steps(namespace: Namespace, name: str) -> list[int]:
+    """Return the steps whose checkpoints are in a job's output."""
+    folders = (namespace.outputs / name / "checkpoints").glob("step_*")
+    return sorted(int(folder.name.split("_")[1]) for folder in folders)
 
 
-def test_killed_host_is_followed_by_an_attempt_that_goes_on_at_the_checkpoint(namespace: Namespace) -> None:
-    training = LONG_TRAINING | {"checkpointSteps": 4}
+def test_job_outlives_a_killed_host_and_a_suspension_and_ends_when_its_retries_do(
+    namespace: Namespace,
+) -> None:
     policy = {"infrastructure": {"backoffSeconds": 1}}
-    namespace.apply(job("retried", training=training, retryPolicy=policy))
-    namespace.wait("retried", "step 9", lambda s: step(s) >= 9, RUN_SECONDS)
-    kill_host(namespace, "retried")
-    status = namespace.wait("retried", "attempt 2 to train", trains_again, RUN_SECONDS)
+    namespace.apply(job("long", training=LONG_TRAINING | {"checkpointSteps": 20}, retryPolicy=policy))
+    namespace.wait("long", "step 25", lambda s: step(s) >= 25, RUN_SECONDS)
+    kill_host(namespace, "long")
+    status = namespace.wait("long", "attempt 2 to train", trains(2), RUN_SECONDS)
     first, second = status["attempts"]
     assert (first["outcome"], first["class"], first["reason"]) == ("Failed", "Infrastructure", "HostLost")
     assert status["retries"]["infrastructure"] == 1
-    assert second["fromStep"] % 4 == 0 and second["fromStep"] >= 4
+    assert second["fromStep"] % 20 == 0 and second["fromStep"] >= 20
     assert first["stepsLost"] == max(0, first["toStep"] - second["fromStep"])
     assert first["recoverySeconds"] > 0
-    pods = namespace.list("pods", "dpojob.io/job=retried")
+    pods = namespace.list("pods", "dpojob.io/job=long")
     assert {pod["metadata"]["labels"]["dpojob.io/attempt"] for pod in pods} == {"2"}
-    namespace.run("delete", "dpojob", "retried", "--wait=true", "--timeout=60s")
 
+    namespace.run("patch", "dpojob", "long", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    status = namespace.wait("long", "Suspended", lambda s: is_true(s, "Suspended"), 240)
+    assert namespace.list("pods,rayclusters", "dpojob.io/job=long") == []
+    assert [a["outcome"] for a in status["attempts"]] == ["Failed", "Stopped"]
+    saved = saved_steps(namespace, "long")[-1]
+    assert saved >= status["attempts"][1]["toStep"]
+    spec = {"suspend": False, "retryPolicy": {"infrastructure": {"maxRetries": 1}}}
+    namespace.run("patch", "dpojob", "long", "--type=merge", "-p", json.dumps({"spec": spec}))
+    status = namespace.wait("long", "attempt 3 to train", trains(3), RUN_SECONDS)
+    assert status["attempts"][2]["fromStep"] == saved
+    assert status["attempts"][1]["stepsLost"] == 0
+    assert status["retries"]["infrastructure"] == 1
 
-def test_suspended_job_saves_its_step_frees_the_slice_and_goes_on_there(namespace: Namespace) -> None:
-    namespace.apply(job("suspended", training=LONG_TRAINING))
-    namespace.wait("suspended", "step 3", lambda s: step(s) >= 3, RUN_SECONDS)
-    namespace.run("patch", "dpojob", "suspended", "--type=merge", "-p", '{"spec":{"suspend":true}}')
-    status = namespace.wait("suspended", "Suspended", lambda s: is_true(s, "Suspended"), 240)
-    assert namespace.list("pods,rayclusters,rayjobs", "dpojob.io/job=suspended") == []
-    assert [a["outcome"] for a in status["attempts"]] == ["Stopped"]
-    # No checkpoint is due before step 1000: what is there was saved on SIGTERM.
-    saved = [int(p.name.split("_")[1]) for p in (namespace.outputs / "suspended/checkpoints").glob("step_*")]
-    assert len(saved) == 1 and saved[0] >= status["attempts"][0]["toStep"] >= 3
-    namespace.run("patch", "dpojob", "suspended", "--type=merge", "-p", '{"spec":{"suspend":false}}')
-    status = namespace.wait("suspended", "attempt 2 to train", trains_again, RUN_SECONDS)
-    assert status["attempts"][1]["fromStep"] == saved[0]
-    assert status["attempts"][0]["stepsLost"] == 0
-    assert "retries" not in status
-    namespace.run("delete", "dpojob", "suspended", "--wait=true", "--timeout=60s")
-
-
-def test_deleting_a_running_job_leaves_nothing_behind(namespace: Namespace) -> None:
-    namespace.apply(job("deleted", training=LONG_TRAINING))
-    namespace.wait("deleted", "step 1", lambda s: step(s) >= 1, RUN_SECONDS)
-    namespace.run("delete", "dpojob", "deleted", "--wait=true", "--timeout=60s")
-    until_gone(namespace, "deleted", 120)
+    kill_host(namespace, "long")
+    status = namespace.wait("long", "Failed", lambda s: is_true(s, "Failed"), 240)
+    assert reason(status, "Failed") == "HostLost"
+    assert "All 1 retries" in (condition(status, "Failed") or {})["message"]
+    assert not is_true(status, "Complete")
+    namespace.run("delete", "dpojob", "long", "--wait=true", "--timeout=60s")
+    namespace.wait_gone("long", 120)

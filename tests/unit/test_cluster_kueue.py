@@ -53,12 +53,14 @@ def test_versions_of_a_kind_are_converted_by_a_webhook_that_is_trusted():
 def test_image_is_the_one_of_this_machine_and_the_integration_is_rayjobs():
     container = {
         "image": "controller:latest",
+        "volumeMounts": [],
         "livenessProbe": {},
         "readinessProbe": {"initialDelaySeconds": 5},
     }
     pods = {"spec": {"containers": [container]}}
     objects = [body("Deployment", "d", spec={"template": pods}), body("ConfigMap", "c", data={})]
     deployment, config = fitted(objects, AUTHORITY)
-    (fitted_container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert (fitted_container["image"], fitted_container["imagePullPolicy"]) == (IMAGE, "Never")
+    (made,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert (made["image"], made["imagePullPolicy"]) == (IMAGE, "Never")
+    assert [mount["name"] for mount in made["volumeMounts"]] == ["cert"]
     assert 'frameworks: ["ray.io/rayjob"]' in config["data"]["controller_manager_config.yaml"]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from .build import module_folder
@@ -19,7 +17,7 @@ from .kube import kubectl
 from .oci import archive
 from .paths import Paths
 from .runtime import load
-from .shell import step
+from .shell import step, wait_for
 
 IMAGE = "localhost/kueue:local"
 NAMESPACE = "kueue-system"
@@ -48,14 +46,15 @@ def install(paths: Paths) -> None:
     binaries = module_folder(paths, "kueue")
     file = binaries / "kueue.tar"
     if not file.exists():
-        with tempfile.TemporaryDirectory() as empty:
-            files = {"manager": binaries / "kueue", "tmp": Path(empty)}
-            archive(file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
+        files = {"manager": binaries / "kueue"}
+        archive(file, files, {"Entrypoint": ["/manager"], "User": "65532:65532"})
     load(paths, file, IMAGE)
     _apply(paths, [*fitted(_objects(paths), _authority(paths)), _certificate(paths)])
     step("waiting for Kueue")
     rollout = ("rollout", "status", "deployment/kueue-controller-manager", "--timeout=180s")
     kubectl(paths, "-n", NAMESPACE, *rollout, seconds=200)
+    # It is ready before its webhook server listens.
+    wait_for("Kueue's webhooks answer", lambda: _answers(paths), 60, f"the logs of {NAMESPACE}")
     step("Kueue is available")
 
 
@@ -96,6 +95,17 @@ def fitted(objects: list[Object], authority: str) -> Iterator[Object]:
         yield body
 
 
+def _answers(paths: Paths) -> bool:
+    flavor = {
+        "apiVersion": f"{GROUP}/v1beta2",
+        "kind": "ResourceFlavor",
+        "metadata": {"name": "probe"},
+        "spec": {},
+    }
+    words = ("create", "--dry-run=server", "-o", "name", "-f", "-")
+    return bool(kubectl(paths, *words, stdin=json.dumps(flavor), check=False).strip())
+
+
 def _is_wanted(webhook: Object) -> bool:
     """Tell whether a webhook is for RayJobs or Kueue's own kinds; names are such as mrayjob.kb.io."""
     return webhook["name"][1:].removesuffix(".kb.io") in OWN_WEBHOOKS | {"rayjob"}
@@ -115,6 +125,10 @@ def _adapt(container: Object) -> None:
     for probe in ("livenessProbe", "readinessProbe"):
         container[probe] |= {"timeoutSeconds": 20, "periodSeconds": 5}
     container["readinessProbe"]["initialDelaySeconds"] = 1
+    # Without certificates of its own Kueue wants one for its metrics too.
+    container["volumeMounts"].append(
+        {"name": "cert", "mountPath": "/etc/kueue/metrics/certs", "readOnly": True}
+    )
 
 
 def _objects(paths: Paths) -> list[Object]:

@@ -16,6 +16,7 @@ from dpojob_operator.connection import log_in
 from dpojob_operator.kube import Json, Resource
 from dpojob_operator.storages import NoDiffs, NoProgress
 from dpojob_operator.store import WATCHED
+from dpojob_operator.watches import Backoffs
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.diffbase_storage = NoDiffs()
     settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
+    settings.networking.error_backoffs = Backoffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30

@@ -8,6 +8,7 @@ from dpojob_operator import kube
 from dpojob_operator.cache import Cache, WriteThrough
 from dpojob_operator.kube import Json, Key, Resource
 from dpojob_operator.observe import Observer
+from dpojob_operator.outputs import Outputs
 from dpojob_operator.store import Store
 from dpojob_operator.sync import Sync
 from dpojob_operator.views import View
@@ -26,10 +27,11 @@ class Informer:
         """Take the API server and what is called with every job that needs a look."""
         self._store = Store()
         self._woken = woken
+        self.outputs = Outputs()
         self.sync = Sync(api, self._store, namespaces, woken)
         self.api = WriteThrough(api, self._store)
         cache = Cache(api, self._store)
-        self.view = View(cache, Observer(cache, http), fresh=False)
+        self.view = View(cache, Observer(cache, http, self.outputs), fresh=False)
 
     @property
     def in_step(self) -> bool:
@@ -51,6 +53,8 @@ class Informer:
             kind: its type; None in a first list.
         """
         key = kube.key_of(body)
+        if resource is kube.DPOJOBS:
+            self._note_output(kind, key, body)
         if kind != "DELETED":
             news = self._store.put(resource, body)
             job = self._store.job_of(resource, key)
@@ -59,3 +63,9 @@ class Informer:
             news = self._store.remove(resource, key, kube.version_of(body))
         if news and job is not None:
             self._woken(job)
+
+    def _note_output(self, kind: str | None, job: Key, body: Json) -> None:
+        if kind == "DELETED":
+            self.outputs.forget(job)
+        else:
+            self.outputs.see(body)

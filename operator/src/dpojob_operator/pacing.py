@@ -11,7 +11,7 @@ from dpojob_operator.plan import POLL_SECONDS, Plan, Stage
 SCRAPES_PER_SECOND = 60.0
 LONGEST_SCRAPE_SECONDS = 60.0
 UNTOLD_SCRAPE_SECONDS = 15.0
-"""While nobody knows when the run ends; the trainer leaves its last numbers up for 20 s."""
+"""While nobody knows when the run ends; the trainer then waits two minutes for its last numbers to be recorded."""
 RECHECKS_PER_SECOND = 30.0
 RECHECK_SECONDS = 10.0
 LONGEST_RECHECK_SECONDS = 60.0

@@ -13,6 +13,7 @@ LABELS = (
     constants.LABEL_JOB,
     constants.LABEL_ATTEMPT,
     constants.LABEL_ROLE,
+    constants.LABEL_SLICE,
     parse.LABEL_HOST_INDEX,
     parse.LABEL_ORIGIN,
     parse.LABEL_QUEUE,
