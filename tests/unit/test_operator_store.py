@@ -18,6 +18,7 @@ POD = {
             "dpojob.io/job": "j",
             "dpojob.io/attempt": "1",
             "dpojob.io/role": "host",
+            "dpojob.io/slice": "2",
             "ray.io/replica-host-index": "1",
             "other": "x",
         },

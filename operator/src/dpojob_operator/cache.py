@@ -116,7 +116,6 @@ class Cache:
     def _due(self) -> float:
         return self._clock() + pacing.recheck_seconds(self._store.count(kube.DPOJOBS))
 
-    def forget(self) -> None:
-        """Forget when to look again at ConfigMaps that are no longer known."""
-        for key in [key for key in self._look_again if self._store.get(kube.CONFIGMAPS, key) is None]:
-            del self._look_again[key]
+    def forget(self, attempt: Key) -> None:
+        """Forget when to look again at the ConfigMap of an attempt, whose name is the RayJob's."""
+        self._look_again.pop(attempt, None)

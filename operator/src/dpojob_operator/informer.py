@@ -30,8 +30,8 @@ class Informer:
         self.outputs = Outputs()
         self.sync = Sync(api, self._store, namespaces, woken)
         self.api = WriteThrough(api, self._store)
-        cache = Cache(api, self._store)
-        self.view = View(cache, Observer(cache, http, self.outputs), fresh=False)
+        self._cache = Cache(api, self._store)
+        self.view = View(self._cache, Observer(self._cache, http, self.outputs), fresh=False)
 
     @property
     def in_step(self) -> bool:
@@ -61,6 +61,8 @@ class Informer:
         else:
             job = self._store.job_of(resource, key)
             news = self._store.remove(resource, key, kube.version_of(body))
+            if resource is kube.RAYJOBS:
+                self._cache.forget(key)
         if news and job is not None:
             self._woken(job)
 
