@@ -25,6 +25,24 @@ async def test_watch_that_fails_is_lost_and_one_that_is_cancelled_is_not():
     assert failing.exception() is not None
 
 
+async def test_watch_that_comes_and_fails_between_two_looks_is_lost_with_what_started_it():
+    gate = asyncio.Event()
+
+    async def watch():
+        raise ValueError("by plan")
+
+    async def start_watches():
+        await gate.wait()
+        await asyncio.create_task(watch(), name="watcher for a")
+
+    starting = asyncio.create_task(start_watches(), name="multidimensional multitasker")
+    finding = asyncio.create_task(watches.find_lost(pause=0.05))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert await asyncio.wait_for(finding, 10) == "multidimensional multitasker"
+    assert starting.exception() is not None
+
+
 def test_every_request_is_tried_for_ever_with_bounded_waits():
     backoffs = watches.Backoffs()
     for _ in range(2):
