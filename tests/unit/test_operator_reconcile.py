@@ -227,6 +227,26 @@ async def test_run_shows_progress(api, make_reconciler):
     assert reason_of(api, "Running") == "Training"
 
 
+async def test_words_that_change_soon_after_a_write_are_written_when_their_time_has_come(
+    api, make_reconciler
+):
+    now = [b.NOW]
+    reconciler = Reconciler(api, Observer(api, httpx.AsyncClient()), b.SETTINGS, lambda: now[0])
+    await reconciler.reconcile(KEY)
+    api.objects[kube.RAYJOBS, "j-a1"]["status"] = {"jobDeploymentStatus": "Initializing"}
+    await reconciler.reconcile(KEY)
+    labels = {"dpojob.io/job": "j", "dpojob.io/attempt": "1", "dpojob.io/role": "head"}
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
+    meta = {"name": "h", "labels": labels, "creationTimestamp": "2026-11-23T11:59:00Z"}
+    api.put(kube.PODS, {"metadata": meta, "status": {"phase": "Pending", "conditions": [condition]}})
+    seen = []
+    for seconds in (1, 2, 6):
+        now[0] = b.NOW + timedelta(seconds=seconds)
+        await reconciler.reconcile(KEY)
+        seen.append("no node" in str(status_of(api)["conditions"]))
+    assert seen == [False, False, True]
+
+
 async def test_whole_life_of_a_job_that_succeeds(api, make_reconciler):
     reconciler = await running_job(api, METRICS + "dpojob_finished 1\n", make_reconciler)
     api.objects[kube.RAYJOBS, "j-a1"]["status"] = {

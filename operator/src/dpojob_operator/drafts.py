@@ -48,10 +48,10 @@ class Drafts:
         """Return whether something of a job is still to be written."""
         return key in self._drafts
 
-    def holds(self, key: Key, old: DPOJobStatus, new: DPOJobStatus, now: datetime) -> bool:
-        """Return whether a status may wait."""
-        written = self._written.get(key)
-        return written is not None and (now - written).total_seconds() < patience(old, new)
+    def holds(self, key: Key, written: DPOJobStatus, new: DPOJobStatus, now: datetime) -> bool:
+        """Return whether a status may wait, by what has changed since one was written."""
+        last = self._written.get(key)
+        return last is not None and (now - last).total_seconds() < patience(written, new)
 
     def hold(self, key: Key, version: str, new: DPOJobStatus) -> None:
         """Keep a status for later."""

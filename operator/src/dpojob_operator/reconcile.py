@@ -241,10 +241,10 @@ class Reconciler:
         key, now = kube.key_of(body), self._clock()
         if new == old and not self._drafts.has(key):
             return
-        if self._drafts.holds(key, old, new, now):
+        written = DPOJobStatus.model_validate(body.get("status") or {})
+        if self._drafts.holds(key, written, new, now):
             self._drafts.hold(key, body["metadata"]["resourceVersion"], new)
             return
-        written = DPOJobStatus.model_validate(body.get("status") or {})
         patch = status.merge_patch(written.to_wire(), new.to_wire())
         await self._patch(patch, written.conditions, new.conditions, body)
         if patch:
