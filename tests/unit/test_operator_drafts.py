@@ -47,6 +47,14 @@ def test_first_status_is_written_at_once_and_numbers_after_their_time():
     assert not drafts.holds(KEY, at(7), at(8), soon + timedelta(seconds=1))
 
 
+def test_nothing_waits_for_a_clock_that_was_set_back():
+    drafts = Drafts()
+    drafts.wrote(KEY, b.NOW)
+    before = b.NOW - timedelta(minutes=10)
+    assert not drafts.holds(KEY, at(7), at(8, attempt=2), before)
+    assert not drafts.holds(KEY, at(7), at(8), before)
+
+
 def test_draft_stands_in_for_the_status_that_it_continues_and_no_other():
     drafts = Drafts()
     drafts.hold(KEY, "7", at(8))

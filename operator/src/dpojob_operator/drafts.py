@@ -51,7 +51,8 @@ class Drafts:
     def holds(self, key: Key, written: DPOJobStatus, new: DPOJobStatus, now: datetime) -> bool:
         """Return whether a status may wait, by what has changed since one was written."""
         last = self._written.get(key)
-        return last is not None and (now - last).total_seconds() < patience(written, new)
+        # After a clock was set back the last write lies in the future.
+        return last is not None and 0 <= (now - last).total_seconds() < patience(written, new)
 
     def hold(self, key: Key, version: str, new: DPOJobStatus) -> None:
         """Keep a status for later."""
