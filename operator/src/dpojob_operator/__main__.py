@@ -10,7 +10,7 @@ import kopf
 from prometheus_client import start_http_server
 
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_operator import handlers, kube, logs, metrics, probes, watches
+from dpojob_operator import handlers, kube, logs, metrics, probes
 from dpojob_operator.connection import Connection, log_in
 from dpojob_operator.errors import NotFoundError, TransientError
 from dpojob_operator.informer import Informer
@@ -104,27 +104,15 @@ async def work(
 
     broken = asyncio.Event()
     async with probes.served(probes.build_app(queue, informer.sync), settings.probe_port):
-        listening = asyncio.create_task(end_once_deaf(), name="watches")
-        try:
-            await kopf.operator(
-                registry=handlers.build_registry(informer.show, broken, informer.sync.run, reconcile),
-                standalone=True,
-                clusterwide=not settings.namespaces,
-                namespaces=settings.namespaces,
-                stop_flag=broken,
-            )
-        finally:
-            listening.cancel()
+        await kopf.operator(
+            registry=handlers.build_registry(informer.show, broken, informer.sync.run, reconcile),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=broken,
+        )
     if broken.is_set():
         raise BrokenError("a part of the operator has ended")
-
-
-async def end_once_deaf() -> None:
-    """End the process when a watch is lost; it holds nothing that a start does not find again."""
-    lost = await watches.find_lost()
-    log.critical("the %s has ended; the operator ends too, to be started anew", lost)
-    # kopf stops the work queue then, closes its session and waits for a login that nobody makes any more.
-    os._exit(1)
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import kopf
 
 from dpojob_api import constants
-from dpojob_operator import kube
+from dpojob_operator import kube, watches
 from dpojob_operator.connection import log_in
 from dpojob_operator.kube import Json, Resource
 from dpojob_operator.storages import NoDiffs, NoProgress
 from dpojob_operator.store import WATCHED
-from dpojob_operator.watches import Backoffs
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ def build_registry(show: Show, stop: asyncio.Event, *work: Work) -> kopf.Operato
 
     @kopf.on.cleanup(registry=registry)
     async def clean_up(**_: Any) -> None:
+        watches.end_in()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -81,7 +81,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.diffbase_storage = NoDiffs()
     settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
-    settings.networking.error_backoffs = Backoffs()
+    settings.networking.error_backoffs = watches.Backoffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30
