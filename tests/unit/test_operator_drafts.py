@@ -6,8 +6,12 @@ import pytest
 from tests.unit import operator_builders as b
 
 from dpojob_api.ledger import Activity
+from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import DPOJobStatus, FinalMetrics, ProgressStatus
+from dpojob_operator import pacing
 from dpojob_operator.drafts import NUMBERS_SECONDS, WORDS_SECONDS, Drafts, patience
+from dpojob_operator.observed import Observed
+from dpojob_operator.plan import POLL_SECONDS, Plan, Stage
 
 KEY = ("ns", "j")
 BODY = {"metadata": {"resourceVersion": "7"}, "status": {"summary": "Running"}}
@@ -36,6 +40,26 @@ def at(step, message="m", **more):
 )
 def test_numbers_wait_and_news_does_not(new, seconds):
     assert patience(at(7), new) == seconds
+
+
+def starting(reason):
+    return b.active(b.make_condition("Reconciling", reason=reason, message=str(reason)))
+
+
+def test_how_far_a_start_has_come_is_words_and_its_end_is_news():
+    created, waiting = starting(OperatorReason.ATTEMPT_CREATED), starting(OperatorReason.WAITING_FOR_PODS)
+    assert patience(created, waiting) == WORDS_SECONDS
+    assert patience(waiting, starting(OperatorReason.EVICTED_BY_KUEUE)) == 0
+    assert patience(waiting, at(0)) == 0
+
+
+def test_start_whose_words_wait_is_looked_at_soon_and_a_queue_is_not():
+    def pause(stage, held):
+        plan = Plan(stage, 1, OperatorReason.WAITING_FOR_PODS, "m")
+        return pacing.next_look(plan, Observed(1), running=0, jobs=1000, held=held)
+
+    assert pause(Stage.STARTING, held=True) == POLL_SECONDS < pause(Stage.STARTING, held=False)
+    assert pause(Stage.QUEUED, held=True) == pause(Stage.QUEUED, held=False)
 
 
 def test_first_status_is_written_at_once_and_numbers_after_their_time():

@@ -146,6 +146,10 @@ def main() -> int:
     except (kopf.LoginError, OSError) as error:
         log.critical("the API server does not let the operator in: %s", error)
         return 1
+    except Exception:
+        # Such as a watch that has failed, where kopf comes to an end by itself.
+        log.critical("the operator ends too, to be started anew", exc_info=True)
+        return 1
     return 0
 
 

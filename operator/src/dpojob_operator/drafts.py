@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from dpojob_api.ledger import Activity
-from dpojob_api.status import AttemptStatus, DPOJobStatus
+from dpojob_api.reasons import OperatorReason
+from dpojob_api.status import AttemptStatus, Condition, DPOJobStatus
 
 Json = dict[str, Any]
 Key = tuple[str, str]
@@ -19,6 +20,8 @@ NUMBERS_SECONDS = 30.0
 """Between two writes that bring only numbers."""
 WORDS_SECONDS = 5.0
 """Between two writes that bring only other words for the same conditions."""
+ON_THE_WAY = frozenset({OperatorReason.ATTEMPT_CREATED, OperatorReason.WAITING_FOR_PODS})
+"""Reasons that are words: how far a start has come. Whatever it waits for, the next step of it is seconds away or minutes."""
 COUNTED = ("from_step", "to_step", "steps_lost", "recovery_seconds")
 
 
@@ -93,9 +96,15 @@ def messages(status: DPOJobStatus) -> list[str]:
 def without_words(status: DPOJobStatus) -> DPOJobStatus:
     """Return a status without progress, ledger, the steps of attempts and the words of conditions."""
     attempts = [uncounted(attempt) for attempt in status.attempts]
-    conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
+    conditions = [wordless(condition) for condition in status.conditions]
     update = {"progress": None, "ledger": None, "attempts": attempts, "conditions": conditions}
     return status.model_copy(update=update)
+
+
+def wordless(condition: Condition) -> Condition:
+    """Return a condition without its words."""
+    update = {"message": ""} | ({"reason": ""} if condition.reason in ON_THE_WAY else {})
+    return condition.model_copy(update=update)
 
 
 def uncounted(attempt: AttemptStatus) -> AttemptStatus:

@@ -43,15 +43,17 @@ def is_scraped(observed: Observed) -> bool:
     return ray_job is not None and ray_job.deployment_status == "Running" and head is not None and head.alive
 
 
-def next_look(plan: Plan, observed: Observed, running: int, jobs: int) -> float | None:
+def next_look(plan: Plan, observed: Observed, running: int, jobs: int, held: bool = False) -> float | None:
     """Return after how many seconds to look at a job again, None for only after an event.
 
     Args:
         running: the number of jobs whose trainers are read.
         jobs: the number of all jobs.
+        held: whether something waits to be written (see ``drafts``); a start is then told soon.
     """
     if plan.requeue_after != POLL_SECONDS:
         return plan.requeue_after
     if is_scraped(observed):
         return scrape_seconds(running, observed)
-    return recheck_seconds(jobs) if plan.stage in WAITING else POLL_SECONDS
+    soon = held and plan.stage is Stage.STARTING
+    return recheck_seconds(jobs) if plan.stage in WAITING and not soon else POLL_SECONDS

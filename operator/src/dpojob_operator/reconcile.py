@@ -129,11 +129,11 @@ class Reconciler:
             # The RayJob itself says that it is made; jobs that still wait for theirs go first.
             return 0.0
         new = status.next_status(job, plan, observed, self._clock())
-        await self._write(job.status, new, body)
+        held = await self._write(job.status, new, body)
         self._told((job.metadata.namespace, job.metadata.name), new)
         if guards.has_judged(job.status, new):
             return 0.0
-        return CLEANUP_SECONDS if plan.stage in FINAL else self._pace(job, plan, observed)
+        return CLEANUP_SECONDS if plan.stage in FINAL else self._pace(job, plan, observed, held)
 
     async def _confirm_first(self, job: DPOJob, plan: Plan) -> None:
         """Let the first attempt of a name that never had one be made: nothing of it can be left over.
@@ -148,7 +148,7 @@ class Reconciler:
         if now["metadata"].get("resourceVersion") != job.metadata.resource_version:
             raise StaleError("the job has changed")
 
-    def _pace(self, job: DPOJob, plan: Plan, observed: Observed) -> float | None:
+    def _pace(self, job: DPOJob, plan: Plan, observed: Observed, held: bool) -> float | None:
         key = (job.metadata.namespace, job.metadata.name)
         if pacing.is_scraped(observed):
             self._scraped.add(key)
@@ -156,7 +156,7 @@ class Reconciler:
             self._scraped.discard(key)
         if self._glance is None or not self._glance.in_step:
             return plan.requeue_after
-        return pacing.next_look(plan, observed, len(self._scraped), self._glance.count())
+        return pacing.next_look(plan, observed, len(self._scraped), self._glance.count(), held)
 
     async def _carry_out(self, job: DPOJob, plan: Plan) -> Plan:
         try:
@@ -236,19 +236,20 @@ class Reconciler:
         await self._unless_gone(self._api.delete(kube.DPOJOBS, meta.namespace, meta.name, meta.uid))
         return None
 
-    async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> None:
-        """Write what has changed since the status was last written, or keep it for later."""
+    async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> bool:
+        """Write what has changed since the status was last written, or keep it for later; return whether it is kept."""
         key, now = kube.key_of(body), self._clock()
         if new == old and not self._drafts.has(key):
-            return
+            return False
         written = DPOJobStatus.model_validate(body.get("status") or {})
         if self._drafts.holds(key, written, new, now):
             self._drafts.hold(key, body["metadata"]["resourceVersion"], new)
-            return
+            return True
         patch = status.merge_patch(written.to_wire(), new.to_wire())
         await self._patch(patch, written.conditions, new.conditions, body)
         if patch:
             self._drafts.wrote(key, now)
+        return False
 
     async def _patch(self, patch: Json, old: list[Condition], new: list[Condition], body: Json) -> None:
         if not patch:
