@@ -43,6 +43,7 @@ def section(result: Object) -> str:
     lines += [
         "",
         *ratios(result["burst"]),
+        *burst_writes(result["burst"]),
         *lives_lines(result.get("lives")),
         *running_lines(result.get("running")),
     ]
@@ -63,10 +64,25 @@ def ratios(burst: Object) -> list[str]:
     """Return how the contenders compare at the sizes that both have."""
     ours, peer = burst.values()
     found = [(size, ours[size]["p99"] / peer[size]["p99"]) for size in peer if size in ours]
+    if not found:
+        return []
     return [
         f"p99 against the peer's: {', '.join(f'{ratio:.3f} at {size} jobs' for size, ratio in found)}.",
         "",
     ]
+
+
+def burst_writes(burst: Object) -> list[str]:
+    """Return the writes until a job's child is there, at the largest size that both contenders have."""
+    size = max((int(size) for size in set.intersection(*map(set, burst.values()))), default=0)
+    if not size:
+        return []
+    lines = [f"Writes per job at {size} jobs, until nothing is written any more:", ""]
+    lines += ["| | verb and resource | writes per job |", "|---|---|---|"]
+    for name, sizes in burst.items():
+        found = sizes[str(size)]["writes"].items()
+        lines += [f"| {name} | {what} | {number / size:.2f} |" for what, number in found]
+    return [*lines, ""]
 
 
 def lives_lines(found: Object | None) -> list[str]:
@@ -86,8 +102,9 @@ def lives_lines(found: Object | None) -> list[str]:
         lines.append(
             f"| {number} | {wave['seconds']} | {wave['writes_per_job']} | {sizes} | {wave['cpu_seconds']} |"
         )
-    kinds = ", ".join(f"{name} {count}" for name, count in found["waves"][-1]["writes"].items())
-    return [*lines, "", f"The writes of a job of the last wave: {kinds}.", ""]
+    writes = [f"| {what} | {number} |" for what, number in found["waves"][-1]["writes"].items()]
+    title = "The writes of a job of the last wave, from creation to Complete:"
+    return [*lines, "", title, "", "| verb and resource | writes per job |", "|---|---|", *writes, ""]
 
 
 def running_lines(found: Object | None) -> list[str]:
