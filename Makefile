@@ -90,6 +90,9 @@ install: images ## Install KubeRay and our chart into the local cluster
 bench-spine: venv install ## Measure the stages of a job, the operator and the hosts
 	@eval "$$($(CLUSTER) env)" && $(JAX_ENV) $(PY) -m benchmarks.spine --kubeconfig "$$KUBECONFIG" --store "$$($(CLUSTER) store)"
 
+bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a private API server; ARGS=... for parts of it
+	@$(PY) -m benchmarks.operator $(ARGS)
+
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
@@ -126,6 +129,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills demo test
 
 -include hack/cluster/cluster.mk

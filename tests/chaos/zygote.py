@@ -15,10 +15,10 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from kubernetes.config import kube_config
+import aiohttp
 
 from dpojob_operator import __main__ as operator
-from dpojob_operator import kube, reconcile
+from dpojob_operator import connection, reconcile
 
 PR_SET_PDEATHSIG = 1
 
@@ -47,10 +47,10 @@ def become_operator(request: dict[str, Any]) -> None:
             os.dup2(log, descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["dpojob_operator", *request["arguments"]]
-        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = request["kubeconfig"]
+        os.environ["KUBECONFIG"] = request["kubeconfig"]
         step_clock(Path(request["clock"]))
         if request["read_seconds"]:
-            kube.TIMEOUT = (kube.TIMEOUT[0], request["read_seconds"])
+            connection.TIMEOUT = aiohttp.ClientTimeout(total=request["read_seconds"], sock_connect=5.0)
         code = operator.main()
     except BaseException:
         traceback.print_exc()

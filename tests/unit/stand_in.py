@@ -67,6 +67,8 @@ class StandIn:
         self.kill_at = None
         self.order = None
         self.faults = None
+        self.lag = None
+        self.watched = None
         self.calls = 0
         self.runs = {}
         job = b.make_job({"training": {"checkpointSteps": EVERY}} | (spec or {}))
@@ -179,6 +181,11 @@ class StandIn:
         meta = self.job["metadata"]
         meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
 
+    def show(self):
+        """Let the watches show what there is, some of them later."""
+        if self.watched is not None:
+            self.watched.show(self.lag)
+
     # ---- the user
 
     @property
@@ -194,6 +201,7 @@ class StandIn:
     def label(self, **labels):
         """Set labels, as at creation."""
         self.job["metadata"]["labels"] = labels
+        self.touch()
 
     # ---- KubeRay, Kueue, the kubelet and the trainer
 

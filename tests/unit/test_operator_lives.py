@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.unit import operator_builders as b
 from tests.unit.stand_in import KEY, LABEL_QUEUE, Killed, StandIn
+from tests.unit.watched import Watched
 
 from dpojob_api.status import DPOJobStatus
 from dpojob_operator import history, kube
@@ -70,19 +71,21 @@ LIVES = {
 }
 
 
-async def live(fates, edits, kill_at=None, faults=None):
+async def live(fates, edits, kill_at=None, faults=None, lag=None):
     """Live a job to its end, with the operator killed at one point of its calls, and return the cluster.
 
     Args:
         faults: decides at which points the API server's answer is lost, before or after it has acted.
+        lag: decides at which ticks the watch of a kind shows what there is; without it there are no watches.
     """
     world = StandIn(fates)
-    world.kill_at, world.faults = kill_at, faults
+    world.kill_at, world.faults, world.lag = kill_at, faults, lag
     numbers = []
     async with httpx.AsyncClient(transport=httpx.MockTransport(world.metrics)) as http:
         reconciler = new_operator(world, http)
         for tick in range(MAX_TICKS):
             edit(world, edits.get(tick))
+            world.show()
             again = 0.0
             while again == 0:
                 try:
@@ -108,7 +111,11 @@ def edit(world, what):
 
 
 def new_operator(world, http):
-    return Reconciler(world, Observer(world, http), b.SETTINGS, lambda: world.now)
+    if world.lag is None:
+        return Reconciler(world, Observer(world, http), b.SETTINGS, lambda: world.now)
+    world.watched = Watched(world, http)
+    api = world.watched.api
+    return Reconciler(api, Observer(api, http), b.SETTINGS, lambda: world.now, glance=world.watched)
 
 
 def read_status(world):
@@ -241,3 +248,23 @@ async def test_lost_answers_change_nothing(name):
     world = await live(fates, edits, faults=random.Random(f"{SEED}{name}"))
     assert_rules(world)
     assert outcome(world) == outcome(await live(fates, edits))
+
+
+@pytest.mark.parametrize("name", LIVES)
+async def test_life_seen_through_watches_that_lag_ends_the_same(name):
+    fates, edits = LIVES[name]
+    world = await live(fates, edits, lag=random.Random(f"{SEED}{name}"))
+    assert_rules(world)
+    if name not in TIMED:
+        assert (read_status(world).summary, len(world.created)) == (EXPECTED[name][0], len(EXPECTED[name][1]))
+
+
+@pytest.mark.parametrize("name", [name for name in LIVES if name not in TIMED])
+async def test_killed_while_watches_lag_the_rules_hold(name):
+    fates, edits = LIVES[name]
+    calls = (await live(fates, edits, lag=random.Random(f"{SEED}{name}"))).calls
+    points = range(1, calls + 1)
+    for point in random.Random(f"{SEED}{name}").sample(points, min(KILL_POINTS or len(points), len(points))):
+        world = await live(fates, edits, kill_at=point, lag=random.Random(f"{SEED}{name}"))
+        assert_rules(world)
+        assert read_status(world).summary == EXPECTED[name][0], f"killed at point {point}"

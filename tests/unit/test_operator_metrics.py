@@ -5,8 +5,8 @@ import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import kopf
 import pytest
-from kubernetes import client
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from tests.unit import operator_builders as b
 
@@ -14,6 +14,7 @@ from dpojob_api.ledger import Activity
 from dpojob_api.status import DPOJobStatus
 from dpojob_api.v1alpha1 import plan_of
 from dpojob_operator import kube, metrics
+from dpojob_operator.connection import Connection
 from dpojob_operator.errors import NotFoundError, TransientError
 
 
@@ -76,12 +77,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def api():
+async def api():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    configuration = client.Configuration(host=f"http://127.0.0.1:{server.server_port}")
-    configuration.retries = False
-    yield kube.ApiServer(configuration), server
+    connection = Connection(kopf.ConnectionInfo(server=f"http://127.0.0.1:{server.server_port}"))
+    yield kube.ApiServer(connection), server
+    await connection.close()
     server.shutdown()
     server.server_close()
 
@@ -99,7 +100,6 @@ async def test_calls_are_counted_by_verb_and_status(api):
         await server.get(kube.PODS, "ns", "gone")
     http.shutdown()
     http.server_close()
-    server._client.rest_client.pool_manager.clear()
     with pytest.raises(TransientError):
         await server.get(kube.PODS, "ns", "there")
     assert {code: calls(code) - number for code, number in before.items()} == {"200": 1, "404": 1, "none": 1}

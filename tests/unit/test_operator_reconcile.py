@@ -128,15 +128,13 @@ def reason_of(api, kind):
     )
 
 
-async def test_first_reconcile_writes_config_then_rayjob_then_status_then_event(api, make_reconciler):
-    after = await make_reconciler().reconcile(KEY)
-    assert after is not None
-    assert api.writes == [
-        ("apply", "configmaps", "j-a1"),
-        ("create", "rayjobs", "j-a1"),
-        ("status", "dpojobs", "j"),
-        ("event", "Normal", "AttemptCreated"),
-    ]
+async def test_config_and_rayjob_are_made_first_and_told_of_in_the_next_reconcile(api, make_reconciler):
+    reconciler = make_reconciler()
+    assert await reconciler.reconcile(KEY) == 0
+    assert api.writes == [("apply", "configmaps", "j-a1"), ("create", "rayjobs", "j-a1")]
+    api.writes.clear()
+    assert await reconciler.reconcile(KEY)
+    assert api.writes == [("status", "dpojobs", "j"), ("event", "Normal", "AttemptCreated")]
 
 
 async def test_second_reconcile_writes_nothing_when_nothing_has_changed(api, make_reconciler):
@@ -169,7 +167,8 @@ async def test_stalled_job_goes_on_by_itself(api, make_reconciler):
     await reconciler.reconcile(KEY)
     assert reason_of(api, "Stalled") == "KubeRayNotInstalled"
     api.put(kube.CRDS, crd())
-    await reconciler.reconcile(KEY)
+    for _ in range(2):
+        await reconciler.reconcile(KEY)
     assert reason_of(api, "Stalled") is None
     assert reason_of(api, "Reconciling") == "AttemptCreated"
 
@@ -216,6 +215,26 @@ async def test_run_shows_progress(api, make_reconciler):
     await running_job(api, METRICS, make_reconciler)
     assert status_of(api)["progress"]["steps"] == "7/40"
     assert reason_of(api, "Running") == "Training"
+
+
+async def test_words_that_change_soon_after_a_write_are_written_when_their_time_has_come(
+    api, make_reconciler
+):
+    now = [b.NOW]
+    reconciler = Reconciler(api, Observer(api, httpx.AsyncClient()), b.SETTINGS, lambda: now[0])
+    await reconciler.reconcile(KEY)
+    api.objects[kube.RAYJOBS, "j-a1"]["status"] = {"jobDeploymentStatus": "Initializing"}
+    await reconciler.reconcile(KEY)
+    labels = {"dpojob.io/job": "j", "dpojob.io/attempt": "1", "dpojob.io/role": "head"}
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
+    meta = {"name": "h", "labels": labels, "creationTimestamp": "2026-11-23T11:59:00Z"}
+    api.put(kube.PODS, {"metadata": meta, "status": {"phase": "Pending", "conditions": [condition]}})
+    seen = []
+    for seconds in (1, 2, 6):
+        now[0] = b.NOW + timedelta(seconds=seconds)
+        await reconciler.reconcile(KEY)
+        seen.append("no node" in str(status_of(api)["conditions"]))
+    assert seen == [False, False, True]
 
 
 async def test_whole_life_of_a_job_that_succeeds(api, make_reconciler):

@@ -50,6 +50,15 @@ PROGRAMS = (
     Program("kuberay", {"kuberay-operator": KUBERAY}, KUBERAY, manifests=KUBERAY),
     Program("kueue", {"kueue": f"{KUEUE}/cmd/kueue"}, KUEUE, manifests=KUEUE, extra=True),
     Program(
+        "trainer",
+        {
+            "trainer-controller-manager": "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+            "jobset": "sigs.k8s.io/jobset",
+        },
+        hint=" and JobSet, the peer of `make bench-operator` (some minutes)",
+        extra=True,
+    ),
+    Program(
         "helm",
         {"helm": "helm.sh/helm/v3/cmd/helm"},
         "helm.sh/helm/v3",

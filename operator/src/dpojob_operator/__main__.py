@@ -7,14 +7,14 @@ import os
 
 import httpx
 import kopf
-from kubernetes.config import ConfigException
 from prometheus_client import start_http_server
 
 from dpojob_api.constants import FIELD_MANAGER
 from dpojob_operator import handlers, kube, logs, metrics, probes
+from dpojob_operator.connection import Connection, log_in
 from dpojob_operator.errors import NotFoundError, TransientError
+from dpojob_operator.informer import Informer
 from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
-from dpojob_operator.outputs import Outputs
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Reconciler
 from dpojob_operator.settings import Settings
@@ -22,6 +22,12 @@ from dpojob_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 5.0
+SETTLE_SECONDS = 30.0
+"""For which jobs wait for the watches after a start; then they are reconciled without."""
+
+
+class BrokenError(Exception):
+    """The operator cannot go on in this process."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Settings:
@@ -71,26 +77,42 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
 
 async def run(settings: Settings) -> None:
     """Watch and reconcile until SIGTERM or SIGINT, which kopf handles."""
-    api = kube.ApiServer(kube.load_configuration())
-    jobs, sync = metrics.JobBook(), probes.Sync(api, settings.namespaces)
-    await wait_until_served(api, settings)
+    connection = Connection(log_in())
+    api, jobs = kube.ApiServer(connection), metrics.JobBook()
     agent = {"User-Agent": FIELD_MANAGER}
     async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, headers=agent, trust_env=False) as http:
-        outputs = Outputs()
-        reconciler = Reconciler(api, Observer(api, http, outputs), settings, told=jobs.told)
-        queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile, about=logs.about)
-        metrics.QUEUE_LENGTH.set_function(queue.__len__)
-        async with probes.served(probes.build_app(queue, sync), settings.probe_port):
-            syncing = asyncio.create_task(sync.run(), name="sync")
-            try:
-                await kopf.operator(
-                    registry=handlers.build_registry(queue, settings.workers, sync.show, outputs),
-                    standalone=True,
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                )
-            finally:
-                syncing.cancel()
+        try:
+            await wait_until_served(api, settings)
+            await work(api, http, jobs, settings)
+        finally:
+            await connection.close()
+
+
+async def work(
+    api: kube.ApiServer, http: httpx.AsyncClient, jobs: metrics.JobBook, settings: Settings
+) -> None:
+    """Put the parts together and run them."""
+    informer = Informer(api, http, settings.namespaces, woken=lambda job: queue.add(job))
+    observer = Observer(informer.api, http, informer.outputs)
+    reconciler = Reconciler(informer.api, observer, settings, told=jobs.told, glance=informer)
+    queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile, about=logs.about)
+    metrics.QUEUE_LENGTH.set_function(queue.__len__)
+
+    async def reconcile() -> None:
+        await informer.sync.settled(SETTLE_SECONDS)
+        await queue.run(settings.workers)
+
+    broken = asyncio.Event()
+    async with probes.served(probes.build_app(queue, informer.sync), settings.probe_port):
+        await kopf.operator(
+            registry=handlers.build_registry(informer.show, broken, informer.sync.run, reconcile),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=broken,
+        )
+    if broken.is_set():
+        raise BrokenError("a part of the operator has ended")
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:
@@ -115,14 +137,18 @@ def main() -> int:
         start_http_server(settings.metrics_port)
     try:
         asyncio.run(run(settings))
-    except ConfigException as error:
-        log.critical("no connection to a cluster: %s; run in a pod or set KUBECONFIG", error)
-        return 2
     except probes.PortError as error:
         log.critical("no health endpoint: %s", error)
         return 2
+    except BrokenError as error:
+        log.critical("%s; the kubelet starts another one", error)
+        return 1
     except (kopf.LoginError, OSError) as error:
         log.critical("the API server does not let the operator in: %s", error)
+        return 1
+    except Exception:
+        # Such as a watch that has failed, where kopf comes to an end by itself.
+        log.critical("the operator ends too, to be started anew", exc_info=True)
         return 1
     return 0
 

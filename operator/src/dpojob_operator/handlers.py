@@ -1,67 +1,63 @@
-"""Every kopf handler. kopf only watches here: an event names a job, and the job goes into the work queue.
+"""Every kopf handler. kopf only watches here: an event goes into the store, and the job it is about into the work queue.
 
 ``on.event`` handlers write neither finalizers nor annotations, so deleting a DPOJob never waits for the operator.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kopf
 
 from dpojob_api import constants
-from dpojob_operator import watches
-from dpojob_operator.outputs import Outputs
-from dpojob_operator.queue import WorkQueue
-from dpojob_operator.reconcile import Key
+from dpojob_operator import kube, watches
+from dpojob_operator.connection import log_in
+from dpojob_operator.kube import Json, Resource
+from dpojob_operator.storages import NoDiffs, NoProgress
+from dpojob_operator.store import WATCHED
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[], Coroutine[Any, Any, None]]
+Show = Callable[[Resource, str | None, Json], None]
 
-def build_registry(
-    queue: WorkQueue[Key],
-    workers: int,
-    shown: Callable[[Key], None] = lambda key: None,
-    outputs: Outputs | None = None,
-) -> kopf.OperatorRegistry:
-    """Return the handlers that feed a queue and the one that runs it.
+
+def build_registry(show: Show, stop: asyncio.Event, *work: Work) -> kopf.OperatorRegistry:
+    """Return the handlers that pass every event on, and those that start and stop what works on them.
 
     Args:
-        shown: is called with every job that the watch of the DPOJobs shows.
-        outputs: is told of every job that comes, changes and goes.
+        show: is called with the kind, the type and the object of every event.
+        stop: is set when some of the work ends, which it never should.
+        work: is run while kopf runs.
     """
-    book = outputs or Outputs()
     registry = kopf.OperatorRegistry()
     background: list[asyncio.Task[None]] = []
 
-    kopf.on.login(registry=registry)(kopf.login_via_client)
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return log_in()
 
-    @kopf.on.event(constants.GROUP, constants.VERSION, constants.PLURAL, registry=registry)
-    async def on_job(namespace: str | None, name: str | None, event: kopf.RawEvent, **_: Any) -> None:
-        if namespace and name:
-            if event["type"] == "DELETED":
-                book.forget((namespace, name))
-            else:
-                book.see(dict(event["object"]))
-            queue.add((namespace, name))
-            shown((namespace, name))
-
-    async def on_child(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
-        job = labels.get(constants.LABEL_JOB)
-        if namespace and job:
-            queue.add((namespace, job))
-
-    for resource in (("ray.io", "v1", "rayjobs"), ("ray.io", "v1", "rayclusters"), ("v1", "pods")):
-        kopf.on.event(*resource, labels={constants.LABEL_JOB: kopf.PRESENT}, registry=registry)(on_child)
+    for resource in WATCHED:
+        group, _, version = resource.api_version.rpartition("/")
+        labels = None if resource is kube.DPOJOBS else {constants.LABEL_JOB: kopf.PRESENT}
+        watch = kopf.on.event(group, version, resource.plural, registry=registry, labels=labels)
+        watch(passing_on(show, resource))
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        background.append(asyncio.create_task(queue.run(workers), name="work queue"))
+        background.extend(asyncio.create_task(part()) for part in work)
+        for task in background:
+            task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("a part of the operator has ended", exc_info=task.exception())
+            stop.set()
 
     @kopf.on.cleanup(registry=registry)
-    async def stop(**_: Any) -> None:
+    async def clean_up(**_: Any) -> None:
         watches.end_in()
         for task in background:
             task.cancel()
@@ -70,9 +66,20 @@ def build_registry(
     return registry
 
 
+def passing_on(show: Show, resource: Resource) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return the handler of one kind's events."""
+
+    async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+        show(resource, event["type"], dict(event["object"]))
+
+    return on_event
+
+
 def configure(settings: kopf.OperatorSettings) -> None:
     """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = NoDiffs()
+    settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.networking.error_backoffs = watches.Backoffs()
     settings.watching.server_timeout = 300

@@ -1,28 +1,24 @@
-"""The operator's port to the API server: a few verbs over the official client's connection, without its models.
+"""The operator's port to the API server: a few verbs in plain JSON. Every failure is one of ``errors``."""
 
-Calls run in threads, so the event loop never waits for the network. Every failure is one of ``errors``.
-"""
-
-import asyncio
 import json
 import time
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-import urllib3
-from kubernetes import client, config
+import aiohttp
+import kopf
+from yarl import URL
 
 from dpojob_api import constants
 from dpojob_operator import metrics
+from dpojob_operator.connection import Connection
 from dpojob_operator.errors import NotFoundError, TransientError, error_for
 
 Json = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of an object."""
 
-TIMEOUT = (5.0, 30.0)
-"""Seconds to connect and to read."""
 METHODS = {
     "get": "GET",
     "list": "GET",
@@ -32,7 +28,11 @@ METHODS = {
     "patch": "PATCH",
     "patch status": "PATCH",
 }
-SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,41 @@ EVENTS = Resource("v1", "events")
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
 
 
-class Kube(Protocol):
-    """What the reconciler needs of the API server. Every method raises ``errors.KubeError``."""
+@dataclass(frozen=True)
+class Versions:
+    """Which objects of a kind there are at a version of the whole."""
+
+    version: int
+    objects: dict[Key, int]
+
+
+def key_of(body: Json) -> Key:
+    """Return an object's namespace and name."""
+    meta = body["metadata"]
+    return meta.get("namespace", ""), meta["name"]
+
+
+def version_of(body: Json) -> int:
+    """Return the version of an object or a list; versions of a kind grow, and may be compared since Kubernetes 1.35.
+
+    Servers before that keep to it as well; 0 if one does not write a number.
+    """
+    text = body.get("metadata", {}).get("resourceVersion", "")
+    return int(text) if text.isdecimal() else 0
+
+
+class Reader(Protocol):
+    """What ``observe`` needs of the API server. Every method raises ``errors.KubeError``."""
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
         """Return an object."""
 
     async def list(self, resource: Resource, namespace: str | None, selector: str = "") -> list[Json]:
         """Return the objects that a label selector matches."""
+
+
+class Kube(Reader, Protocol):
+    """What the reconciler needs of the API server."""
 
     async def apply(self, resource: Resource, body: Json) -> Json:
         """Apply an object on the server's side, taking over fields that others have set."""
@@ -96,26 +123,11 @@ class Kube(Protocol):
         """Merge a patch into an object's status."""
 
 
-def load_configuration() -> client.Configuration:
-    """Return the connection of the pod's service account, or of the kubeconfig outside a cluster.
-
-    Raises:
-        kubernetes.config.ConfigException: there is neither.
-    """
-    configuration = client.Configuration()
-    if SERVICE_ACCOUNT_TOKEN.exists():
-        config.load_incluster_config(client_configuration=configuration)
-    else:
-        config.load_kube_config(client_configuration=configuration)
-    configuration.connection_pool_maxsize = 16
-    return configuration
-
-
 class ApiServer:
     """The port over a real API server."""
 
-    def __init__(self, configuration: client.Configuration) -> None:
-        self._client = client.ApiClient(configuration)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
         """Return an object."""
@@ -134,7 +146,7 @@ class ApiServer:
         meta = body["metadata"]
         query = {"fieldManager": constants.FIELD_MANAGER, "force": "true"}
         path = resource.path(meta["namespace"], meta["name"])
-        return await self._call("apply", resource, path, query, body, "application/apply-patch+yaml")
+        return await self._call("apply", resource, path, query, body, APPLY)
 
     async def create(self, resource: Resource, body: Json) -> Json:
         """Create an object."""
@@ -155,13 +167,25 @@ class ApiServer:
         """Merge a patch into an object."""
         query = {"fieldManager": constants.FIELD_MANAGER}
         path = resource.path(namespace, name)
-        return await self._call("patch", resource, path, query, patch, "application/merge-patch+json")
+        return await self._call("patch", resource, path, query, patch, MERGE)
 
     async def patch_status(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
         """Merge a patch into an object's status."""
         query = {"fieldManager": constants.FIELD_MANAGER}
         path = resource.path(namespace, name, "status")
-        return await self._call("patch status", resource, path, query, patch, "application/merge-patch+json")
+        return await self._call("patch status", resource, path, query, patch, MERGE)
+
+    async def list_versions(self, resource: Resource, namespace: str | None, selector: str) -> Versions:
+        """Return name and version of the objects that a label selector matches."""
+        found: dict[Key, int] = {}
+        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._call("list", resource, resource.path(namespace), query, accept=METADATA)
+            found |= {key_of(item): version_of(item) for item in page.get("items") or []}
+            following = page.get("metadata", {}).get("continue")
+            if not following:
+                return Versions(version_of(page), found)
+            query = {**query, "continue": following}
 
     async def _call(
         self,
@@ -170,27 +194,27 @@ class ApiServer:
         path: str,
         query: dict[str, str] | None = None,
         body: Json | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> Json:
-        send = partial(self._request, METHODS[verb], path, query, body, content_type)
         begun, status = time.monotonic(), None
+        headers = {"Accept": accept, "Content-Type": content_type}
         try:
-            status, text = await asyncio.to_thread(send)
+            status, text = await self._request(METHODS[verb], path, query, body, headers)
         finally:
             metrics.count_call(verb, resource.plural, status, time.monotonic() - begun)
         return answer(METHODS[verb], path, status, text)
 
-    def _request(
-        self, method: str, path: str, query: dict[str, str] | None, body: Json | None, content_type: str
+    async def _request(
+        self, method: str, path: str, query: dict[str, str] | None, body: Json | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        # The hook behind this refreshes the service account's token, which the kubelet rotates.
-        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self._client.configuration.host + path + ("?" + urlencode(query) if query else "")
+        url = URL(self._connection.server + path + ("?" + urlencode(query) if query else ""), encoded=True)
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
-            response = self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
-            return response.status, response.read()
-        except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            headers = headers | self._connection.headers()
+            async with self._connection.session.request(method, url, data=data, headers=headers) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, kopf.LoginError) as error:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}") from error
 
 

@@ -1,7 +1,8 @@
 """Reads a job's children, what it refers to and the trainer's metrics into one ``Observed``.
 
 Pods are read before the RayJob: KubeRay writes a RayJob's end before it removes the pods, so pods that are missing
-although the RayJob, read later, still runs are truly lost.
+although the RayJob, read later, still runs are truly lost. The store keeps no such order, so a loss that it shows is looked
+at again (see ``freshness``).
 """
 
 import asyncio
@@ -43,7 +44,7 @@ Json = dict[str, Any]
 class Observer:
     """Observes jobs; keeps the RayJob CRD's field names, whose schema is a megabyte."""
 
-    def __init__(self, api: kube.Kube, http: httpx.AsyncClient, outputs: Outputs | None = None) -> None:
+    def __init__(self, api: kube.Reader, http: httpx.AsyncClient, outputs: Outputs | None = None) -> None:
         """Take what an observation needs.
 
         Args:
@@ -55,6 +56,7 @@ class Observer:
         self._workloads = Workloads(api)
         self._fields: frozenset[str] | None = None
         self._fields_until = 0.0
+        self._reading_fields = asyncio.Lock()
 
     async def observe(self, job: DPOJob) -> Observed:
         """Read everything that ``decide`` needs.
@@ -166,10 +168,11 @@ class Observer:
         return {name: await found(self._api.get(resource, namespace, name)) for name in sorted(names)}
 
     async def _rayjob_fields(self) -> frozenset[str] | None:
-        if self._fields is None or time.monotonic() > self._fields_until:
-            self._fields = await self._read_rayjob_fields()
-            self._fields_until = time.monotonic() + CRD_CACHE_SECONDS
-        return self._fields
+        async with self._reading_fields:
+            if self._fields is None or time.monotonic() > self._fields_until:
+                self._fields = await self._read_rayjob_fields()
+                self._fields_until = time.monotonic() + CRD_CACHE_SECONDS
+            return self._fields
 
     async def _read_rayjob_fields(self) -> frozenset[str] | None:
         try:

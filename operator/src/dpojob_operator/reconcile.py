@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import Condition, DPOJobStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import decide, history, kube, logs, status, transitions
+from dpojob_operator import decide, freshness, history, kube, logs, pacing, status, transitions
 from dpojob_operator.desired import check, configmap, rayjob
+from dpojob_operator.drafts import Drafts
 from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
 from dpojob_operator.observe import Observer
+from dpojob_operator.observed import Observed
 from dpojob_operator.plan import (
     FINAL,
     STALLED_SECONDS,
@@ -29,6 +31,7 @@ from dpojob_operator.plan import (
 )
 from dpojob_operator.policy import guards, ttl
 from dpojob_operator.settings import Settings
+from dpojob_operator.views import Glance, StaleError, View
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +64,22 @@ class Reconciler:
         settings: Settings,
         clock: Callable[[], datetime] = utc_now,
         told: Callable[[Key, DPOJobStatus | None], None] = lambda key, status: None,
+        glance: Glance | None = None,
     ) -> None:
         """Take what a reconcile needs.
 
         Args:
             told: is called with a job's status after every reconcile, with None once the job is gone.
+            glance: is looked at first; without it every reconcile reads everything from the API server.
         """
         self._api = api
-        self._observer = observer
+        self._fresh = View(api, observer)
         self._settings = settings
         self._clock = clock
         self._told = told
+        self._glance = glance
+        self._drafts = Drafts()
+        self._scraped: set[Key] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile a job and return after how many seconds to look again, None if only after an event.
@@ -79,13 +87,22 @@ class Reconciler:
         Raises:
             KubeError: the API server did not answer as expected; the same reconcile may succeed later.
         """
+        if self._glance is not None and self._glance.in_step:
+            try:
+                return await self._look(key, self._glance.view)
+            except (StaleError, ConflictError) as error:
+                log.debug("%s/%s: looking at the API server: %s", *key, error)
+        return await self._look(key, self._fresh)
+
+    async def _look(self, key: Key, view: View) -> float | None:
         try:
-            body = await self._api.get(kube.DPOJOBS, *key)
+            written = await view.api.get(kube.DPOJOBS, *key)
         except NotFoundError:
-            self._told(key, None)
+            self._forget(key)
             return None
-        if body["metadata"].get("deletionTimestamp"):
+        if written["metadata"].get("deletionTimestamp"):
             return None
+        body = self._drafts.apply(key, written)
         try:
             job = DPOJob.from_wire(body)
             plan_of(job.spec)
@@ -93,20 +110,53 @@ class Reconciler:
             return await self._invalid(body, error)
         if history.is_terminal(job.status):
             self._told(key, job.status)
-            return await self._clean_up(job)
-        return await self._advance(job, body)
+            return await self._clean_up(job, view)
+        return await self._advance(job, written, view)
 
-    async def _advance(self, job: DPOJob, body: Json) -> float | None:
-        observed = await self._observer.observe(job)
+    def _forget(self, key: Key) -> None:
+        self._told(key, None)
+        self._drafts.forget(key)
+        self._scraped.discard(key)
+
+    async def _advance(self, job: DPOJob, body: Json, view: View) -> float | None:
+        observed = await view.observer.observe(job)
         logs.name_attempt(observed.attempt)
         plan = decide.decide(job, observed, self._settings, self._clock())
+        if not view.fresh and freshness.needs_look(job, plan):
+            await self._confirm_first(job, plan)
         plan = await self._carry_out(job, plan)
+        if plan.stage is Stage.CREATED:
+            # The RayJob itself says that it is made; jobs that still wait for theirs go first.
+            return 0.0
         new = status.next_status(job, plan, observed, self._clock())
-        await self._write(job.status, new, body)
+        held = await self._write(job.status, new, body)
         self._told((job.metadata.namespace, job.metadata.name), new)
         if guards.has_judged(job.status, new):
             return 0.0
-        return CLEANUP_SECONDS if plan.stage in FINAL else plan.requeue_after
+        return CLEANUP_SECONDS if plan.stage in FINAL else self._pace(job, plan, observed, held)
+
+    async def _confirm_first(self, job: DPOJob, plan: Plan) -> None:
+        """Let the first attempt of a name that never had one be made: nothing of it can be left over.
+
+        Raises:
+            StaleError: it is another plan, or the job is not what the store has.
+        """
+        key = (job.metadata.namespace, job.metadata.name)
+        if self._glance is None or not freshness.is_first(plan) or self._glance.has_made(key):
+            raise StaleError(plan.reason)
+        now = await self._api.get(kube.DPOJOBS, *key)
+        if now["metadata"].get("resourceVersion") != job.metadata.resource_version:
+            raise StaleError("the job has changed")
+
+    def _pace(self, job: DPOJob, plan: Plan, observed: Observed, held: bool) -> float | None:
+        key = (job.metadata.namespace, job.metadata.name)
+        if pacing.is_scraped(observed):
+            self._scraped.add(key)
+        else:
+            self._scraped.discard(key)
+        if self._glance is None or not self._glance.in_step:
+            return plan.requeue_after
+        return pacing.next_look(plan, observed, len(self._scraped), self._glance.count(), held)
 
     async def _carry_out(self, job: DPOJob, plan: Plan) -> Plan:
         try:
@@ -161,9 +211,10 @@ class Reconciler:
             # It exists since it was looked for; the next reconcile sees whose it is.
             log.info("%s/%s: %s exists already", meta["namespace"], meta["name"], kind)
 
-    async def _clean_up(self, job: DPOJob) -> float | None:
+    async def _clean_up(self, job: DPOJob, view: View) -> float | None:
         """Release the slice of a job that has ended; KubeRay does it for a RayJob that has."""
-        ray_job, clusters = await self._observer.leftovers(job)
+        self._scraped.discard((job.metadata.namespace, job.metadata.name))
+        ray_job, clusters = await view.observer.leftovers(job)
         ours = ray_job is not None and ray_job.owner_uid == job.metadata.uid
         if ray_job is not None and ours and not ray_job.deleting and not ray_job.ended:
             await self._act(job, Delete(Kind.RAY_JOB, ray_job.name, ray_job.uid))
@@ -185,9 +236,20 @@ class Reconciler:
         await self._unless_gone(self._api.delete(kube.DPOJOBS, meta.namespace, meta.name, meta.uid))
         return None
 
-    async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> None:
-        patch = status.merge_patch(old.to_wire(), new.to_wire())
-        await self._patch(patch, old.conditions, new.conditions, body)
+    async def _write(self, old: DPOJobStatus, new: DPOJobStatus, body: Json) -> bool:
+        """Write what has changed since the status was last written, or keep it for later; return whether it is kept."""
+        key, now = kube.key_of(body), self._clock()
+        if new == old and not self._drafts.has(key):
+            return False
+        written = DPOJobStatus.model_validate(body.get("status") or {})
+        if self._drafts.holds(key, written, new, now):
+            self._drafts.hold(key, body["metadata"]["resourceVersion"], new)
+            return True
+        patch = status.merge_patch(written.to_wire(), new.to_wire())
+        await self._patch(patch, written.conditions, new.conditions, body)
+        if patch:
+            self._drafts.wrote(key, now)
+        return False
 
     async def _patch(self, patch: Json, old: list[Condition], new: list[Condition], body: Json) -> None:
         if not patch:

@@ -15,6 +15,6 @@ class Settings:
     """Port of the operator's own Prometheus metrics; 0 turns them off."""
     probe_port: int = 8081
     """Port of the endpoints ``/healthz`` and ``/readyz``; 0 turns them off."""
-    workers: int = 4
+    workers: int = 16
     """Jobs that are reconciled at the same time."""
     log_level: str = "INFO"

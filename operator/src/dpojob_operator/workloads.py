@@ -40,7 +40,7 @@ class Order:
 class Workloads:
     """Reads Workloads; a Kueue that is not there, or that nobody may ask, has none."""
 
-    def __init__(self, api: kube.Kube) -> None:
+    def __init__(self, api: kube.Reader) -> None:
         self._api = api
         self._orders: dict[str, Order] = {}
 

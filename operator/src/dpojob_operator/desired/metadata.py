@@ -13,6 +13,11 @@ def attempt_name(job_name: str, attempt: int) -> str:
     return f"{job_name}-a{attempt}"
 
 
+def job_name(attempt_name: str) -> str:
+    """Return the name of the job that an attempt's objects are named after."""
+    return attempt_name.rpartition("-a")[0]
+
+
 def owner_reference(job: DPOJob) -> dict[str, Any]:
     """Return the reference through which Kubernetes deletes a child with its DPOJob."""
     return {
