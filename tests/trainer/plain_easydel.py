@@ -125,7 +125,13 @@ def damaged_checkpoint(folder: Path) -> Any:
     options = {"save_steps": 1, "save_optimizer_state": True, "max_training_steps": 1}
     trainer(folder, **options).train()
     for file in folder.rglob("*"):
-        if file.is_file() and {"model", "tx"} & set(file.parts) and file.suffix != ".json":
+        # The description of an array stays, or the next save would fail.
+        if (
+            file.is_file()
+            and {"model", "tx"} & set(file.parts)
+            and file.name[0] != "."
+            and file.suffix != ".json"
+        ):
             file.write_bytes(b"")
     again = trainer(folder, **(options | {"max_training_steps": 2}))
     again.train()
