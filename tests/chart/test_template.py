@@ -28,6 +28,7 @@ NAMESPACED = {
     ("", "secrets"): {"get"},
     ("", "serviceaccounts"): {"get"},
     ("", "persistentvolumeclaims"): {"get"},
+    ("", "resourcequotas"): {"list"},
     ("", "events"): {"create"},
 }
 CLUSTER = {("apiextensions.k8s.io", "customresourcedefinitions"): {"get"}}

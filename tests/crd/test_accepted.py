@@ -22,6 +22,9 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("v5e on flex-start", {"spec.accelerator": {"type": "v5litepod-32", "capacity": {"type": "FlexStart"}}}),
     ("reservation", {"spec.accelerator.capacity": {"type": "Reservation", "reservation": "mine"}}),
     ("whole mesh written out", {"spec.mesh": {"dp": 2, "fsdp": 4, "ep": 1, "tp": 2, "sp": 2}}),
+    ("two slices that share the batch", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": 2}, "spec.training": {"globalBatchSize": 64}}),
+    ("seven slices whose parameters are sharded over all", {"spec.accelerator.slices": 7, "spec.training": {"globalBatchSize": 224}}),
+    ("free dp over two slices", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": -1, "fsdp": 8}, "spec.training": {"globalBatchSize": 64}}),
     ("all chips for sequence parallelism", {"spec.mesh": {"fsdp": 1, "sp": -1}, "spec.training": {"globalBatchSize": 3}}),
     ("batch smaller than the chips on tp", {"spec.mesh": {"fsdp": 2, "tp": -1}, "spec.training": {"globalBatchSize": 2}}),
     ("accumulation", {"spec.training": {"globalBatchSize": 128, "gradientAccumulationSteps": 4}}),
@@ -43,6 +46,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("head on its node pool", {"spec.runtime": {"head": {"nodeSelector": {"cloud.google.com/gke-nodepool": "cpu"}, "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}, {"operator": "Exists"}]}}}),
     ("retries and limits", {"spec.retryPolicy": {"preempted": {"maxRetries": 98}, "application": {"maxRetries": 0}}, "spec.suspend": True, "spec.activeDeadlineSeconds": 86400, "spec.ttlSecondsAfterFinished": 0, "spec.budget": {"chipHours": 0.5}, "spec.progress": {"stallSeconds": 600}}),
     ("guards", {"spec.guards": {"rewardAccuracy": {}, "chosenLogProb": {"maxDrop": 1, "action": "Suspend"}, "gradNorm": {"maxRatio": 5.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}, "nonFiniteLoss": {"action": "RollbackAndReduceLR"}, "learningRateFactor": 0.1}}),
+    ("image of this machine", {"spec.runtime": {"image": "localhost/dpojob-trainer:dev"}}),
+    ("image without host and tag", {"spec.runtime": {"image": "trainer"}}),
     ("image by digest", {"spec.runtime": {"image": "host:5000/team/trainer@sha256:" + "a" * 64, "imagePullSecrets": ["registry"]}}),
 ]  # fmt: skip
 

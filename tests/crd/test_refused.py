@@ -25,13 +25,20 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("reservation's name with on-demand", {"spec.accelerator.capacity": {"reservation": "mine"}}, "spec.accelerator.capacity.reservation", "set both or neither"),
     ("unknown capacity", {"spec.accelerator.capacity": {"type": "Preemptible"}}, "spec.accelerator.capacity.type", '"Spot"'),
     # mesh
-    ("mesh larger than the slice", {"spec.mesh": {"fsdp": 64}}, "spec.mesh", "must multiply to the chips of the slice"),
+    ("mesh larger than the slice", {"spec.mesh": {"fsdp": 64}}, "spec.mesh", "must multiply to the chips of all slices"),
     ("mesh smaller than the slice", {"spec.mesh": {"fsdp": 16}}, "spec.mesh", "set one axis to -1"),
-    ("mesh that leaves no whole rest", {"spec.mesh": {"tp": 3}}, "spec.mesh", "must multiply to the chips of the slice"),
+    ("mesh that leaves no whole rest", {"spec.mesh": {"tp": 3}}, "spec.mesh", "must multiply to the chips of all slices"),
     ("mesh product over several axes", {"spec.mesh": {"dp": 2, "fsdp": 4, "tp": 2, "sp": 4}}, "spec.mesh", "must multiply to the chips"),
     ("two free mesh axes", {"spec.mesh": {"dp": -1}}, "spec.mesh", "only one mesh axis may be -1"),
     *((f"{axis} of zero", {f"spec.mesh.{axis}": 0}, f"spec.mesh.{axis}", f"{axis} must be at least 1, or -1 for the rest") for axis in AXES),
     ("mesh axis of minus two", {"spec.mesh": {"ep": -2}}, "spec.mesh.ep", "greater than or equal to -1"),
+    # slices
+    ("no slice", {"spec.accelerator.slices": 0}, "spec.accelerator.slices", "greater than or equal to 1"),
+    ("more slices than Kueue takes", {"spec.accelerator.slices": 8}, "spec.accelerator.slices", "less than or equal to 7"),
+    ("mesh of one of two slices", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": 2, "fsdp": 16}}, "spec.mesh", "must multiply to the chips of all slices"),
+    ("tensor parallelism across slices", {"spec.accelerator.slices": 2, "spec.mesh": {"fsdp": 1, "tp": -1}}, "spec.mesh", "mesh dp or fsdp must be a multiple of accelerator.slices"),
+    ("batch of one of two slices", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": 2}}, "spec.training.globalBatchSize", "multiple of mesh dp x fsdp"),
+    ("several slices with eformer", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": 2}, "spec.training": {"globalBatchSize": 64}, "spec.runtime": {"launcher": "eformer"}}, "spec.runtime.launcher", "several slices need runtime.launcher slice"),
     # batch
     ("batch that does not divide over 32 chips", {"spec.training": {"globalBatchSize": 48}}, "spec.training.globalBatchSize", "multiple of mesh dp x fsdp"),
     ("micro-batch that does not divide over 32 chips", {"spec.training": {"gradientAccumulationSteps": 2}}, "spec.training.globalBatchSize", "change the batch or move chips to tp or sp"),
@@ -128,6 +135,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("learning rate that is not reduced", {"spec.guards": {"learningRateFactor": 1}}, "spec.guards.learningRateFactor", "less than 1"),
     # runtime
     ("image with a blank", {"spec.runtime": {"image": "a b"}}, "spec.runtime.image", "must be an image reference"),
+    ("image with an upper-case repository", {"spec.runtime": {"image": "host/Trainer:1"}}, "spec.runtime.image", "no upper-case letters"),
+    ("image with an empty tag", {"spec.runtime": {"image": "host/trainer:"}}, "spec.runtime.image", "must be an image reference"),
+    ("image with half a digest", {"spec.runtime": {"image": "host/trainer@sha256:12ab"}}, "spec.runtime.image", "must be an image reference"),
     ("unknown pull policy", {"spec.runtime": {"imagePullPolicy": "Sometimes"}}, "spec.runtime.imagePullPolicy", '"IfNotPresent"'),
     ("unknown launcher", {"spec.runtime": {"launcher": "mpi"}}, "spec.runtime.launcher", '"slice"'),
     ("unknown platform", {"spec.runtime": {"platform": "gpu"}}, "spec.runtime.platform", '"tpu"'),

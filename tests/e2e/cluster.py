@@ -70,11 +70,11 @@ class Namespace:
             assert time.monotonic() < deadline, f"{seconds:.0f} s after deletion still there: {left}"
             time.sleep(POLL_SECONDS)
 
-    def children(self, job: str) -> list[str]:
+    def children(self, job: str) -> tuple[str, ...]:
         """Return what there is of a job in the cluster."""
         found = self.list("rayjobs,rayclusters,configmaps,jobs,pods,services")
         own = [o for o in found if job in o["metadata"]["name"]]
-        return [f"{o['kind']}/{o['metadata']['name']}" for o in own]
+        return tuple(f"{o['kind']}/{o['metadata']['name']}" for o in own)
 
     def picture(self, job: str) -> str:
         """Return everything that explains where a job stands."""

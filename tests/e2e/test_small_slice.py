@@ -39,6 +39,7 @@ def test_apply_ends_in_a_tuned_exported_model(namespace: Namespace) -> None:
     assert status["plan"] | {"mesh": None} == {
         "acceleratorType": "v4-16",
         "topology": "2x2x2",
+        "slices": 1,
         "chips": 8,
         "hosts": 2,
         "chipsPerHost": 4,
@@ -140,7 +141,7 @@ def test_job_outlives_a_killed_host_and_a_suspension_and_ends_when_its_retries_d
 
     namespace.run("patch", "dpojob", "long", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     status = namespace.wait("long", "Suspended", lambda s: is_true(s, "Suspended"), 240)
-    assert namespace.list("pods,rayclusters,rayjobs", "dpojob.io/job=long") == []
+    assert namespace.list("pods,rayclusters", "dpojob.io/job=long") == []
     assert [a["outcome"] for a in status["attempts"]] == ["Failed", "Stopped"]
     saved = saved_steps(namespace, "long")[-1]
     assert saved >= status["attempts"][1]["toStep"]

@@ -59,3 +59,34 @@ def test_queue_label_does_nothing_where_there_is_no_kueue(world: World, job: str
     assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "tpu"
     assert not ray_job["spec"].get("suspend")
     assert world.condition(job, "Queued") is None
+
+
+def test_quota_that_is_smaller_than_the_slice_is_told_until_it_is_raised(world: World, job: str) -> None:
+    quota: Object = {"metadata": {"name": job}, "spec": {"hard": {"requests.google.com/tpu": "4"}}}
+    world.create("resourcequotas", quota)
+    try:
+        world.start(job)
+        stalled = world.wait_reason(job, "Stalled", "QuotaTooSmall")
+        assert "allows 4 of requests.google.com/tpu, and an attempt needs 8" in stalled["message"]
+        assert world.find("rayjobs", f"{job}-a1") is None
+        world.patch("resourcequotas", job, {"spec": {"hard": {"requests.google.com/tpu": "8"}}})
+        world.wait_reason(job, "Reconciling", "WaitingForPods", 60)
+    finally:
+        world.delete("resourcequotas", job)
+
+
+def test_second_job_of_a_folder_waits_until_the_first_is_deleted(world: World, job: str) -> None:
+    other = f"{job}-too"
+    uri = {"output": {"uri": f"gs://bucket/{job}"}}
+    world.start(job, {"suspend": True, **uri})
+    world.wait_reason(job, "Suspended", "Suspended")
+    # Kubernetes keeps creation times in whole seconds.
+    time.sleep(1)
+    try:
+        world.start(other, uri)
+        stalled = world.wait_reason(other, "Stalled", "OutputShared")
+        assert f"DPOJob {world.namespace}/{job}, which is older" in stalled["message"]
+        world.delete("dpojobs", job)
+        world.wait_reason(other, "Reconciling", "WaitingForPods", 60)
+    finally:
+        world.delete("dpojobs", other)

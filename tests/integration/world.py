@@ -24,11 +24,14 @@ PATHS = {
     "rayjobs": "/apis/ray.io/v1",
     "rayclusters": "/apis/ray.io/v1",
     "configmaps": "/api/v1",
+    "resourcequotas": "/api/v1",
     "secrets": "/api/v1",
     "persistentvolumeclaims": "/api/v1",
     "serviceaccounts": "/api/v1",
     "pods": "/api/v1",
     "jobs": "/apis/batch/v1",
+    "localqueues": "/apis/kueue.x-k8s.io/v1beta2",
+    "workloads": "/apis/kueue.x-k8s.io/v1beta2",
     "events": "/api/v1",
 }
 
@@ -100,7 +103,7 @@ class World:
             "model": {"uri": "hf://org/model"},
             "dataset": {"uri": "hf://org/data"},
             "accelerator": {"type": ACCELERATOR},
-            "output": {"uri": "gs://bucket/run"},
+            "output": {"uri": f"gs://bucket/{name}"},
             "runtime": {
                 "image": IMAGE,
                 "imagePullPolicy": "Never",

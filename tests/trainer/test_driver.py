@@ -14,7 +14,7 @@ from tests.trainer.jobs import Claim, run_trainer
 
 from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.result import TrainerResult
+from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import driver, store
 from dpojob_trainer.board import Board
@@ -148,12 +148,20 @@ def exported(claim: Claim, name: str) -> TrainerConfig:
 
 def test_a_complete_run_is_a_success_with_a_summary(claim: Claim) -> None:
     config, board = exported(claim, "complete"), Board()
-    result = driver.conclude(config, [report(0), report(1)], board, scrape_seconds=0)
+    result = driver.conclude(config, [report(0), report(1)], board, record_seconds=0)
     assert (result.reason, result.step) == (TrainerReason.SUCCEEDED, 12)
     assert config.output.uri in result.message
+    assert result.recorded is None
     summary = claim.summary("complete")
     assert (summary["step"], summary["hosts"]) == (12, ["host-0", "host-1"])
     assert summary["versions"]["easydel"] == "0.3.0"
+
+
+def test_a_run_that_nobody_records_says_so(claim: Claim) -> None:
+    config = exported(claim, "unrecorded")
+    result = driver.conclude(config, [report(0)], Board(), record_seconds=0.01)
+    assert (result.reason, result.recorded) == (TrainerReason.SUCCEEDED, False)
+    assert find_result(result.to_line()) == result
 
 
 @pytest.mark.parametrize(
@@ -169,7 +177,7 @@ def test_an_incomplete_run_is_no_success(
 ) -> None:
     config, board = exported(claim, f"no-{name}"), Board()
     with pytest.raises(TrainerError) as caught:
-        driver.conclude(config, reports(), board, scrape_seconds=0)
+        driver.conclude(config, reports(), board, record_seconds=0)
     assert caught.value.reason is reason
     assert not (claim.path / f"no-{name}" / "summary.json").exists()
 
@@ -178,7 +186,7 @@ def test_a_run_without_its_model_is_no_success(claim: Claim) -> None:
     config = claim.config("modelless")
     store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
     with pytest.raises(TrainerError) as caught:
-        driver.conclude(config, [report(0)], Board(), scrape_seconds=0)
+        driver.conclude(config, [report(0)], Board(), record_seconds=0)
     assert caught.value.reason is TrainerReason.EXPORT_FAILED
 
 
@@ -230,13 +238,22 @@ def test_what_preflight_finds_ends_the_run_before_ray_is_asked(claim: Claim) -> 
 
 
 def test_the_data_are_checked_on_the_head_alone(claim: Claim) -> None:
-    """Neither Ray nor weights nor the output folder are needed; the exit code is that of ``dpojob check``."""
+    """Neither Ray nor weights are needed; the exit code is that of ``dpojob check``."""
     path = claim.write_config(claim.config("checked"))
     code, result, output = run_trainer(["check", "--config", str(path)])
     assert (code, result and result.reason) == (0, TrainerReason.SUCCEEDED), output
     report = json.loads(output.splitlines()[-2])
     assert (report["rows"], report["trainPairs"], report["evalPairs"]) == (64, 51, 13)
-    assert not (claim.path / "checked").exists()
+    assert [file.name for file in (claim.path / "checked").iterdir()] == [".dpojob.json"]
+
+
+def test_output_of_another_job_is_found_without_a_slice(claim: Claim) -> None:
+    config = claim.config("taken")
+    store.open_store(config.output.uri).claim("other-uid", "other")
+    code, result, output = run_trainer(["check", "--config", str(claim.write_config(config))])
+    assert (code, result and result.reason) == (1, TrainerReason.OUTPUT_IN_USE), output
+    assert result is not None
+    assert "DPOJob other" in result.message
 
 
 def test_refused_data_end_the_check_with_their_report(claim: Claim) -> None:
@@ -249,6 +266,7 @@ def test_refused_data_end_the_check_with_their_report(claim: Claim) -> None:
     code, result, output = run_trainer(["check", "--config", str(path)])
     assert (code, result and result.reason) == (3, TrainerReason.DATA_INVALID), output
     assert json.loads(output.splitlines()[-2])["violations"]
+    assert not (claim.path / "gated").exists()
 
 
 @pytest.mark.jax

@@ -14,6 +14,7 @@ if "jax" not in sys.modules:
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import pytest
+from safetensors.numpy import load_file
 from tests.trainer import tiny_models
 from tests.trainer.jobs import Claim
 
@@ -31,8 +32,8 @@ Line = dict[str, float]
 Train = Callable[..., list[Line]]
 
 
-def configuration(claim: Claim, name: str, steps: int, **spec: Any) -> TrainerConfig:
-    """A job of a few steps on 8 devices that only writes metrics."""
+def configuration(claim: Claim, name: str, steps: int, export: bool = False, **spec: Any) -> TrainerConfig:
+    """A job of a few steps on 8 devices that only writes metrics, and its model if `export`."""
     training = {"globalBatchSize": 8, "maxSteps": steps, "learningRate": 1e-3, "shuffle": False}
     base: dict[str, Any] = {
         "accelerator": {"type": "v4-16"},
@@ -40,6 +41,8 @@ def configuration(claim: Claim, name: str, steps: int, **spec: Any) -> TrainerCo
         "training": training,
     }
     config = claim.config(name, **(base | spec))
+    if export:
+        return config
     unexported = config.output.model_copy(update={"export_format": ExportFormat.NONE})
     return config.model_copy(update={"output": unexported})
 
@@ -151,6 +154,24 @@ def test_a_run_in_two_precisions_begins_at_a_margin_of_exactly_0(
     )
     assert (before["eval/rewards/chosen"], before["eval/rewards/rejected"]) == (0, 0)
     assert (step["rewards/chosen"], step["rewards/rejected"]) == (0, 0)
+
+
+def changed(claim: Claim, name: str) -> float:
+    """Return the share of numbers that a run has changed in the exported model."""
+    tuned, base = (load_file(claim.path / path / "model.safetensors") for path in (f"{name}/model", "model"))
+    differ = sum(int((tuned[key] != base[key].astype(tuned[key].dtype)).sum()) for key in base)
+    return differ / sum(value.size for value in base.values())
+
+
+def test_a_small_learning_rate_reaches_nearly_every_weight(train: Train, claim: Claim) -> None:
+    """In bfloat16 most updates are lost, hence the default and the warning in the status (`Discouraged`)."""
+    shares = {}
+    for params in ("float32", "bfloat16"):
+        training = {"globalBatchSize": 8, "maxSteps": 2, "learningRate": 1e-5}
+        precision = {"params": params, "compute": "bfloat16"}
+        train(f"small-{params}", 2, export=True, training=training, precision=precision)
+        shares[params] = changed(claim, f"small-{params}")
+    assert shares["float32"] > 0.9 and shares["bfloat16"] < 0.5, shares
 
 
 def test_without_a_reference_the_first_loss_is_free(train: Train) -> None:

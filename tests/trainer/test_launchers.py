@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 from tests.trainer.jobs import TRAINING, Claim, run_trainer
+from tests.trainer.kills import free_port
 
 from dpojob_api import metrics
 from dpojob_api.reasons import TrainerReason
@@ -29,7 +30,29 @@ pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
 TWO_HOSTS = {"accelerator": {"type": "v4-16"}}
 DEADLINE_SECONDS = 600
-PORT = 18090
+
+
+def add_slice(cluster: Cluster, number: int) -> Any:
+    """Join a node that looks like slice `number` of several v4-8 under KubeRay, which have one host each."""
+    name = f"tpu-{number}"
+    return cluster.add_node(
+        num_cpus=4,
+        resources={"TPU": 4, name: 1, "accelerator_type:TPU-V4": 1, "TPU-v4-8-head": 1},
+        labels={
+            "ray.io/tpu-slice-name": name,
+            "ray.io/tpu-worker-id": "0",
+            "ray.io/tpu-topology": "2x2x1",
+            "ray.io/tpu-pod-type": "v4-8",
+        },
+        env_vars={
+            "TPU_NAME": name,
+            "TPU_WORKER_ID": "0",
+            "TPU_ACCELERATOR_TYPE": "v4-8",
+            "TPU_TOPOLOGY": "2x2x1",
+            "MEGASCALE_NUM_SLICES": "2",
+            "MEGASCALE_SLICE_ID": str(number),
+        },
+    )
 
 
 def add_host(cluster: Cluster, number: int) -> Any:
@@ -66,11 +89,11 @@ class Drive:
     """The driver as a process, with its metrics endpoint."""
 
     def __init__(self, cluster: Cluster, config: Path, log: Path) -> None:
-        self._log = log
+        self._log, self._port = log, free_port()
         command = [sys.executable, "-m", "dpojob_trainer", "drive", "--config", str(config)]
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [*command, "--metrics-port", str(PORT)],
+                [*command, "--metrics-port", str(self._port)],
                 env=os.environ | {"RAY_ADDRESS": cluster.address},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -94,7 +117,7 @@ class Drive:
     def scrape(self) -> dict[str, float]:
         """Return the gauges, none while the endpoint is not up."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=5) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as reply:
                 families = text_string_to_metric_families(reply.read().decode())
                 return {sample.name: sample.value for family in families for sample in family.samples}
         except OSError:
@@ -167,6 +190,21 @@ def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, start: Sta
     assert code == 0, log
     assert losses(claim, "slice") == pytest.approx(losses(claim, "alone"), abs=1e-3)
     assert before(claim, "slice") == before(claim, "alone")
+
+
+def test_two_slices_train_like_one_machine(cluster: Cluster, claim: Claim, start: Start) -> None:
+    for number in (1, 0):
+        add_slice(cluster, number)
+    several = {"accelerator": {"type": "v4-8", "slices": 2}, "mesh": {"dp": 2}}
+    code, result, log = start(claim.config("slices", **several)).end()
+    assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
+    hosts = claim.summary("slices")["hosts"]
+    assert len(hosts) == 2
+
+    alone = claim.write_config(claim.config("one", **several))
+    code, _, log = run_trainer(["local", "--config", str(alone)], seconds=DEADLINE_SECONDS)
+    assert code == 0, log
+    assert losses(claim, "slices") == pytest.approx(losses(claim, "one"), abs=1e-3)
 
 
 def test_a_lost_host_ends_the_attempt_and_the_next_one_resumes(

@@ -6,7 +6,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from dpojob_api import metrics
-from dpojob_api.constants import FIELD_MANAGER, METRICS_PATH
+from dpojob_api.constants import METRICS_PATH, RECORDED_HEADER
 from dpojob_trainer.board import Board
 from dpojob_trainer.progress import (
     Begun,
@@ -29,14 +29,14 @@ def serve(board: Board) -> str:
     return f"http://127.0.0.1:{port}{METRICS_PATH}"
 
 
-def scrape(url: str, agent: str = FIELD_MANAGER) -> dict[str, float]:
+def scrape(url: str, recorded: bool = False) -> dict[str, float]:
     """Return the samples by name; a phase by its label."""
-    families = text_string_to_metric_families(text_of(url, agent))
+    families = text_string_to_metric_families(text_of(url, recorded))
     return {s.labels.get("phase", s.name): s.value for family in families for s in family.samples}
 
 
-def text_of(url: str, agent: str = FIELD_MANAGER) -> str:
-    request = urllib.request.Request(url, headers={"User-Agent": agent})
+def text_of(url: str, recorded: bool = False) -> str:
+    request = urllib.request.Request(url, headers={RECORDED_HEADER: "true"} if recorded else {})
     with urllib.request.urlopen(request, timeout=10) as reply:
         return str(reply.read().decode())
 
@@ -75,17 +75,17 @@ def test_what_is_not_known_yet_is_not_served() -> None:
     assert not {metrics.LOSS, metrics.EVAL_LOSS, metrics.ETA_SECONDS} & found.keys()
 
 
-def test_only_a_scrape_after_the_end_is_the_final_one() -> None:
+def test_only_the_word_that_the_end_is_recorded_lets_the_driver_go() -> None:
     board = Board()
     url = serve(board)
-    scrape(url)
-    assert not board.wait_for_final_scrape(0)
+    scrape(url, recorded=True)
+    assert not board.wait_for_record(0)
     board.update(Evaluation(10, {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8}))
     board.finish(10, 10)
-    scrape(url, "Prometheus/3.0")
-    assert not board.wait_for_final_scrape(0)
     found = scrape(url)
-    assert board.wait_for_final_scrape(5)
+    assert not board.wait_for_record(0)
+    scrape(url, recorded=True)
+    assert board.wait_for_record(5)
     assert (found[metrics.FINISHED], found["finished"], found[metrics.STEP]) == (1, 1, 10)
     assert (found[metrics.EVAL_LOSS], found[metrics.EVAL_REWARD_MARGIN]) == (0.4, 0.8)
 

@@ -51,7 +51,7 @@ def run(config: TrainerConfig, workdir: Path) -> HostReport:
 
     store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
     report = training.run(config, training.Place(0, "localhost", workdir), lambda event: None)
-    driver.conclude(config, [report], Board(), scrape_seconds=0)
+    driver.conclude(config, [report], Board(), record_seconds=0)
     return report
 
 

@@ -27,7 +27,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, easydel_compat, store
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.progress import Evaluation, Event, HostReport, Phase, Step
+from dpojob_trainer.progress import Evaluation, Event, HostReport, Phase, Saved, Step
 
 pytestmark = pytest.mark.jax
 
@@ -149,6 +149,23 @@ def test_the_exported_model_has_the_reward_margin_in_transformers(
     )
 
 
+def test_the_exported_model_is_the_base_of_another_job(first: Run, train: Train, claim: Claim) -> None:
+    """Its untrained policy scores the held-out pairs as the first job's trained one did."""
+    spec = EIGHT_CHIPS | {"training": TRAINING | {"maxSteps": 1}}
+    second = train(claim.config("second", model={"uri": f"pvc://{claim.name}/first/{OUTPUT_MODEL}"}, **spec))
+    before, tuned = second.report.evaluations[0], first.report.evaluations[12]
+    for name in ("logps/chosen", "logps/rejected"):
+        assert before[name] == pytest.approx(tuned[name], abs=1e-4)
+    assert second.losses == pytest.approx([LN2], abs=1e-6)
+
+
+def test_a_checkpoint_has_no_reference(first: Run, claim: Claim) -> None:
+    """The optimizer is two arrays per parameter, so policy and optimizer are three times the base."""
+    newest = claim.path / "first" / OUTPUT_CHECKPOINTS / "step_12"
+    stored = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+    assert stored < 3.5 * (claim.path / "model" / "model.safetensors").stat().st_size
+
+
 def test_a_resumed_run_repeats_the_losses_exactly(first: Run, train: Train, claim: Claim) -> None:
     output = copy_output(claim, "first", "resumed")
     shutil.rmtree(output / OUTPUT_CHECKPOINTS / "step_12")
@@ -244,6 +261,8 @@ def test_the_best_checkpoint_is_kept_and_rated(train: Train, claim: Claim) -> No
     run = train(claim.config("best", **spec))
     margins = {step: found["rewards/margins"] for step, found in run.report.evaluations.items() if step}
     assert sorted(margins) == [1, 2, 3, 4, 5, 6]
+    saved = [event.step for event in run.events if isinstance(event, Saved)]
+    assert saved == [1, 2, 3, 4, 5, 6], "the last step is one of those that are due and is saved once"
     kept = {max(margins, key=lambda step: margins[step]), 6}
     found = {entry.name for entry in (claim.path / "best" / OUTPUT_CHECKPOINTS).glob("step_*")}
     assert found == {f"step_{step}" for step in kept}

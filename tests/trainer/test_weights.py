@@ -47,6 +47,8 @@ from pathlib import Path
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 easydel_compat.prepare()
+NAMES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NCCL")
+before = {name: value for name, value in os.environ.items() if name.startswith(NAMES)}
 import jax
 config, source, target, coordinator, index, torch_there = sys.argv[1:]
 if coordinator:
@@ -56,6 +58,8 @@ gather.CHUNK_BYTES = 10_000
 config = TrainerConfig.model_validate_json(config)
 model = load_model(Path(source), config)
 export_model(model, config, Path(source), Path(target))
+after = {name: value for name, value in os.environ.items() if name.startswith(NAMES)}
+assert after == before, f"EasyDeL has changed {before} to {after}"
 assert ("torch" in sys.modules) <= (torch_there == "yes")
 # One write: gloo prints to the same pipe from another thread.
 os.write(1, f"\\ndevices {jax.device_count()} processes {jax.process_count()}\\n".encode())

@@ -12,7 +12,7 @@ from datetime import timedelta
 import httpx
 from tests.unit import operator_builders as b
 
-from dpojob_api.constants import ANNOTATION_STOP
+from dpojob_api.constants import ANNOTATION_STOP, RECORDED_HEADER
 from dpojob_api.result import TrainerResult
 from dpojob_operator import kube
 from dpojob_operator.desired import rayjob
@@ -23,6 +23,7 @@ KEY = ("ns", "j")
 TOTAL, EVERY, PER_TICK = 40, 10, 4
 TERMINATION_TICKS = 2
 QUEUE_TICKS = 2
+RECORD_TICKS = 24
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 FAULT_RATE = 0.03
 # Reasons with which the trainer itself ends in the fates below.
@@ -212,8 +213,8 @@ class StandIn:
         text += f"dpojob_reward_accuracy {run['accuracy']}\n"
         if run["phase"] != "starting":
             text += f"dpojob_resumed_step {run['from']}\n"
-        if run["finished"]:
-            run["read"] = True
+        if run["finished"] and RECORDED_HEADER in request.headers:
+            run["recorded"] = True
         return httpx.Response(200, text=text)
 
     def tick(self):
@@ -278,7 +279,12 @@ class StandIn:
         body["status"] |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
         run = {"from": self.checkpoint, "step": self.checkpoint, "phase": "starting", "ticks": 0}
         run["accuracy"] = 0.25 if self.fate(attempt)[0] == "bad" else 0.75
-        self.runs[f"10.0.0.{attempt}"] = run | {"finished": False, "read": False, "serves": True}
+        self.runs[f"10.0.0.{attempt}"] = run | {
+            "finished": False,
+            "recorded": False,
+            "waited": 0,
+            "serves": True,
+        }
 
     def train(self, name, body, attempt):
         run = self.runs[f"10.0.0.{attempt}"]
@@ -289,8 +295,12 @@ class StandIn:
         if run["ticks"] > when:
             self.strike(what, name, body, run)
         elif run["finished"]:
-            if run["read"]:
+            if run["recorded"]:
                 body["status"] |= {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+            run["waited"] += 1
+            if run["waited"] > RECORD_TICKS:
+                line = TrainerResult(reason="Succeeded", message="told.", step=run["step"], recorded=False)
+                self.fail(body, run, line.to_line())
         elif run["step"] == TOTAL:
             run["finished"] = self.finished = True
         elif run["phase"] == "starting":

@@ -31,7 +31,7 @@ def test_one_device_is_a_mesh() -> None:
     ("axes", "message"),
     [
         ({"dp": -1, "fsdp": -1}, "only one mesh axis may be -1, not dp, fsdp"),
-        ({"fsdp": 16}, "mesh axes multiply to 16, but the slice has 32 chips"),
+        ({"fsdp": 16}, "mesh axes multiply to 16, but there are 32 chips"),
         ({"fsdp": -1, "tp": 3}, "mesh axes multiply to 3, which does not divide 32 chips"),
     ],
 )

@@ -39,6 +39,7 @@ def test_job_attempt_and_slice_are_written_out() -> None:
         "chips": 32,
         "hosts": 8,
         "chipsPerHost": 4,
+        "slices": 1,
         "mesh": {"dp": 1, "fsdp": 8, "ep": 1, "tp": 4, "sp": 1},
     }
 

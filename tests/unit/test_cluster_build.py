@@ -75,8 +75,17 @@ def test_what_the_cache_has_is_linked_and_not_compiled(paths: Paths) -> None:
     assert links == dict.fromkeys(build.COMPONENTS, folder / "kube") | {"kubectl": folder / "kubectl"}
 
 
-def test_kuberay_brings_kubectl_which_writes_its_manifests(paths: Paths) -> None:
-    for name in ("kubernetes", "kuberay"):
-        build.module_folder(paths, name).mkdir(parents=True)
-    build.build(paths, ["kuberay"])
-    assert {"kubectl", "kuberay-operator"} <= {link.name for link in paths.bin.iterdir()}
+@pytest.mark.parametrize(("name", "binary"), [("kuberay", "kuberay-operator"), ("kueue", "kueue")])
+def test_what_has_manifests_brings_kubectl_which_writes_them(paths: Paths, name: str, binary: str) -> None:
+    for folder in ("kubernetes", name):
+        build.module_folder(paths, folder).mkdir(parents=True)
+    build.build(paths, [name])
+    assert {"kubectl", binary} <= {link.name for link in paths.bin.iterdir()}
+
+
+def test_what_is_extra_is_not_compiled_for_the_cluster_itself(paths: Paths) -> None:
+    for wanted in PROGRAMS:
+        if not wanted.extra:
+            build.module_folder(paths, wanted.name).mkdir(parents=True)
+    assert build.build(paths) == {}
+    assert "kueue" not in {link.name for link in paths.bin.iterdir()}

@@ -22,7 +22,7 @@ def refused(*arguments: str) -> None:
     [
         [],
         ["restart"],
-        ["tpu", "v4-8"],
+        ["tpu", "v5p-8"],
         ["namespace"],
         ["load", "image.tar"],
         ["image", "a:b", "--context", "."],

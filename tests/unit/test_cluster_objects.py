@@ -58,7 +58,7 @@ class TestObjects:
         assert not paths.store.exists()
 
     def test_unknown_slices_are_refused_with_the_known_ones(self, paths: Paths) -> None:
-        with pytest.raises(Problem, match="unknown TPU slice v5p-8; known are v4-16, v4-64"):
+        with pytest.raises(Problem, match="unknown TPU slice v5p-8; known are v4-16, v4-8, v4-64"):
             objects.make_tpu_host(paths, "v5p-8")
 
     @pytest.mark.parametrize(

@@ -249,6 +249,13 @@ def test_success_with_the_result_line_in_the_message():
     assert made.stage is Stage.SUCCEEDED
 
 
+def test_run_that_nobody_recorded_is_a_success_although_its_driver_failed():
+    line = TrainerResult(reason="Succeeded", message="done", step=40, recorded=False).to_line()
+    job = b.make_job(status=b.running())
+    failed = b.make_ray_job("Failed", "FAILED", reason="AppFailed", message=f"log\n{line}\n")
+    assert plan(job, b.observe(job, ray_job=failed, pods=(), scrape=None)).stage is Stage.SUCCEEDED
+
+
 def test_finished_run_is_still_running_until_kuberay_says_so():
     job = b.make_job(status=b.running())
     assert plan(job, b.observe(job, scrape=b.make_scrape(40, finished=True))).stage is Stage.RUNNING

@@ -3,6 +3,7 @@
 import pytest
 from tests.unit import operator_builders as b
 
+from dpojob_operator.observed import QuotaView
 from dpojob_operator.policy import preflight
 from dpojob_operator.settings import Settings
 
@@ -11,6 +12,9 @@ ENV = {"runtime": {"env": [{"name": "A", "secretKeyRef": {"name": "s", "key": "k
 PULL = {"runtime": {"imagePullSecrets": ["pull"]}}
 ACCOUNT = {"runtime": {"serviceAccountName": "trainer"}}
 CLAIM = {"output": {"uri": "pvc://out/run"}}
+
+INPUT = {"model": {"uri": "pvc://in/model"}}
+MANY = frozenset({"ReadWriteMany"})
 
 CASES = [
     ({}, {}, None, ""),
@@ -24,8 +28,32 @@ CASES = [
     (PULL, {"secrets": {"pull": None}}, "SecretNotFound", "imagePullSecrets"),
     (ACCOUNT, {"service_accounts": {"trainer": False}}, "ServiceAccountNotFound", "'trainer'"),
     (ACCOUNT, {"service_accounts": {"trainer": True}}, None, ""),
-    (CLAIM, {"claims": {"out": False}}, "ClaimNotFound", "pvc://out"),
-    (CLAIM, {"claims": {"out": True}}, None, ""),
+    (CLAIM, {"claims": {"out": None}}, "ClaimNotFound", "pvc://out"),
+    (CLAIM, {"claims": {"out": MANY}}, None, ""),
+    (CLAIM, {"claims": {"out": frozenset({"ReadWriteOnce"})}}, None, ""),
+    (CLAIM, {"claims": {"out": frozenset()}}, None, ""),
+    (
+        CLAIM,
+        {"claims": {"out": frozenset({"ReadOnlyMany"})}},
+        "ClaimUnusable",
+        "can only be read (ReadOnlyMany)",
+    ),
+    (CLAIM, {"claims": {"out": frozenset({"ReadWriteOncePod"})}}, "ClaimUnusable", "is for one pod"),
+    (INPUT, {"claims": {"in": frozenset({"ReadOnlyMany"})}}, None, ""),
+    ({}, {"output_of": "ns/first"}, "OutputShared", "DPOJob ns/first, which is older"),
+    ({}, {"quotas": (QuotaView("q", {"pods": "3"}),)}, None, ""),
+    (
+        {},
+        {"quotas": (QuotaView("q", {"pods": "2"}),)},
+        "QuotaTooSmall",
+        "allows 2 of pods, and an attempt needs 3",
+    ),
+    (
+        {},
+        {"quotas": (QuotaView("q", {"requests.google.com/tpu": "4"}),)},
+        "QuotaTooSmall",
+        "'q' allows 4 of requests.google.com/tpu, and an attempt needs 8: raise it in namespace 'ns'",
+    ),
     ({}, {"rayjob_fields": None}, "KubeRayNotInstalled", "install KubeRay"),
     ({}, {"rayjob_fields": frozenset({"jobId"})}, "KubeRayTooOld", "upgrade KubeRay"),
 ]

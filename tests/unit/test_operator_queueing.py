@@ -2,6 +2,7 @@
 v0.15's, which runs on a cluster only.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,9 +12,10 @@ from dpojob_api.reasons import OperatorReason
 from dpojob_operator import decide, kube, parse, status
 from dpojob_operator.desired import rayjob
 from dpojob_operator.errors import ForbiddenError, NotFoundError
-from dpojob_operator.observe import Observer
 from dpojob_operator.observed import RayClusterView, WorkloadView
 from dpojob_operator.plan import Delete, Kind, Stage, Stop
+from dpojob_operator.policy import queueing
+from dpojob_operator.workloads import Workloads
 
 LABELS = {"kueue.x-k8s.io/queue-name": "tpu-lq", "kueue.x-k8s.io/priority-class": "low"}
 PENDING = "couldn't assign flavors to pod set worker-group-tpu: insufficient unused quota for google.com/tpu"
@@ -222,10 +224,11 @@ class TestEviction:
 
 
 class ListKube:
-    """Answers only to lists of Workloads, by API version."""
+    """Answers only to lists of Workloads, by API version; without a selector, with the whole namespace."""
 
-    def __init__(self, answers):
+    def __init__(self, answers, whole=()):
         self.answers = answers
+        self.whole = list(whole)
         self.asked = []
 
     async def list(self, resource, namespace, selector=""):
@@ -233,18 +236,19 @@ class ListKube:
         answer = self.answers[resource]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer if selector else self.whole
 
 
 NEW, OLD = kube.WORKLOADS
 GONE = NotFoundError("the server could not find the requested resource")
+VIEW = WorkloadView("rayjob-j-a1-1f2e3", "tpu-lq", pending=f"Pending: {PENDING}")
 
 
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ({NEW: [QUEUED]}, WorkloadView("rayjob-j-a1-1f2e3", pending=f"Pending: {PENDING}")),
-        ({NEW: GONE, OLD: [QUEUED]}, WorkloadView("rayjob-j-a1-1f2e3", pending=f"Pending: {PENDING}")),
+        ({NEW: [QUEUED]}, VIEW),
+        ({NEW: GONE, OLD: [QUEUED]}, VIEW),
         ({NEW: GONE, OLD: GONE}, None),
         ({NEW: ForbiddenError("no")}, None),
         ({NEW: []}, None),
@@ -253,12 +257,75 @@ GONE = NotFoundError("the server could not find the requested resource")
 )
 async def test_workload_is_found_by_the_rayjobs_uid(answers, expected):
     api = ListKube(answers)
-    found = await Observer(api, http=None)._workload("ns", suspended())
-    assert found == expected
+    assert await Workloads(api).of("ns", suspended()) == expected
     assert api.asked[0] == ("kueue.x-k8s.io/v1beta2", "ns", "kueue.x-k8s.io/job-uid=u1")
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({NEW: []}, True),
+        ({NEW: GONE, OLD: []}, True),
+        ({NEW: GONE, OLD: GONE}, False),
+        ({NEW: ForbiddenError("no")}, False),
+    ],
+)
+async def test_kueue_is_there_if_its_api_is(answers, expected):
+    assert await Workloads(ListKube(answers)).are_served("ns") is expected
+
+
 async def test_kueue_is_not_asked_about_jobs_that_do_not_wait_for_it():
-    observer = Observer(ListKube({}), http=None)
-    assert await observer._workload("ns", b.make_ray_job(queue="tpu-lq")) is None
-    assert await observer._workload("ns", b.make_ray_job(suspended=True)) is None
+    workloads = Workloads(ListKube({}))
+    assert await workloads.of("ns", None) is None
+    assert await workloads.of("ns", b.make_ray_job(queue="tpu-lq")) is None
+    assert await workloads.of("ns", b.make_ray_job(suspended=True)) is None
+
+
+def waiting(name, created, priority=0, queue="tpu-lq", conditions=(), **spec):
+    body = workload(*conditions, spec={"priority": priority, "queueName": queue} | spec)
+    body["metadata"] |= {"name": name, "creationTimestamp": f"2026-11-23T12:00:{created:02}Z"}
+    return body
+
+
+class TestPosition:
+    def test_priority_comes_first_then_age(self):
+        bodies = [
+            waiting("old", 1),
+            waiting("new", 9),
+            waiting("urgent", 8, priority=10),
+            waiting("other", 0, queue="q"),
+        ]
+        assert parse.queue_order(bodies) == {"tpu-lq": ("urgent", "old", "new"), "q": ("other",)}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"conditions": [condition("QuotaReserved", "True", "QuotaReserved", "m")]},
+            {"conditions": [condition("Finished", "True", "Succeeded", "m")]},
+            {"active": False},
+        ],
+        ids=["admitted", "finished", "deactivated"],
+    )
+    def test_who_does_not_wait_is_nobodys_predecessor(self, change):
+        assert parse.queue_order([waiting("a", 1, **change), waiting("b", 2)]) == {"tpu-lq": ("b",)}
+
+    async def test_order_is_read_once_for_all_jobs_of_a_namespace(self):
+        own = "rayjob-j-a1-1f2e3"
+        api = ListKube({NEW: [QUEUED]}, [waiting("before", 1), waiting(own, 2)])
+        workloads = Workloads(api)
+        views = [await workloads.of("ns", suspended()) for _ in range(3)]
+        assert {view.position for view in views} == {2}
+        assert sum(selector == "" for _, _, selector in api.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("position", "words"),
+        [
+            (None, "queue 'tpu-lq': Pending: "),
+            (1, "queue 'tpu-lq', position 1: Pending: "),
+            (10, ", position 10: "),
+            (11, ", behind 10 others or more: "),
+        ],
+    )
+    def test_it_is_told_in_words_that_change_ten_times_at_most(self, position, words):
+        view = replace(VIEW, position=position)
+        assert words in queueing.describe_queue("tpu-lq", view)

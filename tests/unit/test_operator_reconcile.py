@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tests.unit import operator_builders as b
 
+from dpojob_api.constants import RECORDED_HEADER
 from dpojob_operator import kube
 from dpojob_operator.desired import configmap, rayjob
 from dpojob_operator.errors import ConflictError, InvalidError, NotFoundError
@@ -239,6 +240,23 @@ async def test_whole_life_of_a_job_that_succeeds(api, make_reconciler):
     api.writes.clear()
     assert await reconciler.reconcile(KEY) is None
     assert api.writes == []
+
+
+async def test_driver_is_let_go_only_once_its_end_is_in_the_status(api):
+    finished = METRICS + "dpojob_finished 1\n"
+    seen = []
+
+    def answer(request):
+        seen.append(RECORDED_HEADER in request.headers)
+        return httpx.Response(200, text=finished)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    reconciler = await running_job(
+        api, "", lambda metrics: Reconciler(api, Observer(api, http), b.SETTINGS, lambda: b.NOW)
+    )
+    assert status_of(api)["finalMetrics"]["step"] == 7
+    await reconciler.reconcile(KEY)
+    assert seen == [False, True]
 
 
 async def test_success_without_a_checked_result_fails(api, make_reconciler):

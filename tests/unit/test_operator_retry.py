@@ -37,8 +37,12 @@ NO_END = {
     OperatorReason.TRAINING,
     OperatorReason.FINISHED,
     OperatorReason.DATA_ACCEPTED,
+    OperatorReason.LOW_PRECISION_PARAMETERS,
     OperatorReason.NOT_RUNNING,
     OperatorReason.NOT_FINISHED,
+    OperatorReason.OUTPUT_SHARED,
+    OperatorReason.CLAIM_UNUSABLE,
+    OperatorReason.QUOTA_TOO_SMALL,
     OperatorReason.SECRET_NOT_FOUND,
     OperatorReason.SECRET_KEY_NOT_FOUND,
     OperatorReason.SERVICE_ACCOUNT_NOT_FOUND,
@@ -230,6 +234,15 @@ def test_next_attempt_waits_and_says_why_and_when():
     assert f"starts at {due:%Y-%m-%dT%H:%M:%SZ}" in made.message
     assert plan(job, observed, due - timedelta(seconds=1)).stage is Stage.BACKING_OFF
     assert plan(job, observed, due).actions == (Apply(2), Create(2, "example.test/trainer:1"))
+
+
+def test_clock_that_was_set_back_does_not_hold_the_next_attempt_back():
+    job, observed = between(failed())
+    last = job.status.attempts[-1]
+    wait = retry.due_time(job, last) - last.end_time
+    assert plan(job, observed, last.end_time - wait).stage is Stage.BACKING_OFF
+    assert plan(job, observed, last.end_time - wait - timedelta(seconds=1)).stage is Stage.CREATED
+    assert plan(job, observed, last.end_time - timedelta(days=1)).stage is Stage.CREATED
 
 
 def test_shortened_wait_counts_at_once():

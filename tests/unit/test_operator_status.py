@@ -7,6 +7,7 @@ import pytest
 from tests.unit import operator_builders as b
 
 from dpojob_api.reasons import DATA_REASONS, OperatorReason
+from dpojob_api.result import TrainerResult
 from dpojob_api.status import DPOJobStatus, FinalMetrics
 from dpojob_operator import status, transitions
 from dpojob_operator.plan import Plan, Stage
@@ -54,6 +55,16 @@ def test_conditions_of_a_stage(stage, summary, expected):
     assert (new.summary, truths(new)) == (summary, expected)
     assert {c.observed_generation for c in new.conditions} == {3}
     assert new.observed_generation == 3
+
+
+def test_run_that_nobody_recorded_has_the_step_of_its_result_line():
+    line = TrainerResult(reason="Succeeded", message="done", step=40, recorded=False).to_line()
+    job = b.make_job(status=b.running())
+    seen = b.observe(job, ray_job=b.make_ray_job("Failed", "FAILED", message=line), pods=(), scrape=None)
+    assert after(job, make_plan(Stage.SUCCEEDED), seen).final_metrics == FinalMetrics(step=40)
+    known = b.running().model_copy(update={"final_metrics": FinalMetrics(step=40, loss=0.1)})
+    kept = after(b.make_job(status=known), make_plan(Stage.SUCCEEDED), seen).final_metrics
+    assert kept == FinalMetrics(step=40, loss=0.1)
 
 
 def test_transition_time_stays_while_the_status_does():
@@ -269,3 +280,20 @@ def test_refused_pairs_are_not_valid(reason):
     job = b.make_job(status=b.active())
     found = data_valid(after(job, make_plan(Stage.FAILED, reason, "why"), examined(job)))
     assert (found.status, found.reason, found.message) == ("False", reason.value, "why")
+
+
+def discouraged(new):
+    return next((c for c in new.conditions if c.type == "Discouraged"), None)
+
+
+def test_bfloat16_parameters_are_warned_of_as_long_as_the_job_exists():
+    job = b.make_job({"precision": {"params": "bfloat16"}, "training": {"learningRate": 1e-5}}, b.active())
+    for stage in (Stage.CREATED, Stage.RUNNING, Stage.SUCCEEDED):
+        found = discouraged(after(job, make_plan(stage)))
+        assert (found.status, found.reason) == ("True", "LowPrecisionParameters")
+        assert "precision.params is bfloat16" in found.message and "1e-05" in found.message
+        assert transitions.is_warning(found)
+
+
+def test_the_default_precision_is_not_warned_of():
+    assert discouraged(after(b.make_job(status=b.active()), make_plan(Stage.RUNNING))) is None

@@ -14,6 +14,7 @@ from .shell import Problem, digest, locked, run, run_logged, step, write
 
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 KUBERAY = "github.com/ray-project/kuberay/ray-operator"
+KUEUE = "sigs.k8s.io/kueue"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Program:
     """One Go module under gomods/ and the binaries it makes.
 
     `outputs` maps a binary's name to its Go package; `stamp` maps a linker variable to a template over the `version` (and
-    its `minor`) that go.mod pins for the module `pinned`.
+    its `minor`) that go.mod pins for the module `pinned`. With `manifests`, those of that module are kept beside the
+    binary. What is `extra` is only compiled when it is asked for by name.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Program:
     pinned: str = ""
     stamp: dict[str, str] = field(default_factory=dict)
     hint: str = ""
+    manifests: str = ""
+    extra: bool = False
 
 
 _K8S = "k8s.io/component-base/version"
@@ -43,7 +47,8 @@ PROGRAMS = (
         {f"{_K8S}.gitVersion": "{version}", f"{_K8S}.gitMajor": "1", f"{_K8S}.gitMinor": "{minor}"},
         " (6 to 11 minutes on two cores)",
     ),
-    Program("kuberay", {"kuberay-operator": KUBERAY}, KUBERAY),
+    Program("kuberay", {"kuberay-operator": KUBERAY}, KUBERAY, manifests=KUBERAY),
+    Program("kueue", {"kueue": f"{KUEUE}/cmd/kueue"}, KUEUE, manifests=KUEUE, extra=True),
     Program(
         "helm",
         {"helm": "helm.sh/helm/v3/cmd/helm"},
@@ -68,11 +73,12 @@ def build(paths: Paths, names: list[str] | None = None) -> dict[str, float]:
     known = {program.name for program in PROGRAMS}
     if unknown := set(names or ()) - known:
         raise Problem(f"unknown program {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    if names and "kuberay" in names:
-        names = [*names, "kubernetes"]
+    wanted = set(names or (program.name for program in PROGRAMS if not program.extra))
+    # kubectl writes the manifests.
+    wanted |= {"kubernetes" for program in PROGRAMS if program.name in wanted and program.manifests}
     took: dict[str, float] = {}
     for program in PROGRAMS:
-        if not names or program.name in names:
+        if program.name in wanted:
             folder, seconds = _build_one(paths, program)
             _link(paths, program, folder)
             took |= {program.name: seconds} if seconds else {}
@@ -126,7 +132,7 @@ def _build_one(paths: Paths, program: Program) -> tuple[Path, float]:
         draft = folder.with_name(f".{folder.name}")
         shutil.rmtree(draft, ignore_errors=True)
         _compile(paths, program, draft)
-        if program.name == "kuberay":
+        if program.manifests:
             _save_manifests(paths, program, draft)
         draft.rename(folder)
         took = time.monotonic() - began
@@ -144,9 +150,8 @@ def _compile(paths: Paths, program: Program, into: Path) -> None:
 
 
 def _save_manifests(paths: Paths, program: Program, into: Path) -> None:
-    where = run(
-        ["go", "list", "-m", "-f", "{{.Dir}}", KUBERAY], env=_environment(), cwd=_source(paths, program)
-    )
+    command = ["go", "list", "-m", "-f", "{{.Dir}}", program.manifests]
+    where = run(command, env=_environment(), cwd=_source(paths, program))
     kubectl = paths.bin / "kubectl"
     write(into / "manifests.yaml", run([kubectl, "kustomize", f"{where.strip()}/config/default"]))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from . import build, check, images, kuberay, lifecycle, objects, runtime
+from . import build, check, images, kuberay, kueue, lifecycle, objects, runtime
 from .paths import MACHINE, Paths, here
 from .shell import Problem, locked, step
 
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _image_options(add("image", _image, "build a Dockerfile, or take it from the cache, and import it"))
     add("base", lambda p, _: print(images.base(p)), "make the base image; print its archive")
     add("kuberay", _kuberay, "install KubeRay and wait until it is available")
+    add(
+        "kueue", _kueue, "install Kueue for RayJobs with a queue and wait until it is available"
+    ).add_argument("--remove", action="store_true", help="take it and its objects away again")
     tpu = add("tpu", _tpu, "label the node as a host of this TPU slice")
     tpu.add_argument("kind", choices=sorted(objects.TOPOLOGIES))
     name_help = "make a restricted namespace with stores of its own"
@@ -133,6 +136,14 @@ def _image(paths: Paths, options: argparse.Namespace) -> None:
 def _kuberay(paths: Paths, _: argparse.Namespace) -> None:
     build.build(paths, ["kubernetes", "kuberay"])
     kuberay.install(paths)
+
+
+def _kueue(paths: Paths, options: argparse.Namespace) -> None:
+    build.build(paths, ["kueue"])
+    if options.remove:
+        kueue.remove(paths)
+    else:
+        kueue.install(paths)
 
 
 def _tpu(paths: Paths, options: argparse.Namespace) -> None:

@@ -25,8 +25,11 @@ class Daemon:
     command: list[str | Path]
 
 
-def start(paths: Paths, daemon: Daemon) -> None:
-    """Start `daemon` in a session of its own with its output in log/NAME.log; do nothing when it is alive."""
+def start(paths: Paths, daemon: Daemon, mark: str | None = None) -> None:
+    """Start `daemon` in a session of its own with its output in log/NAME.log; do nothing when it is alive.
+
+    `mark` is the environment variable by which whoever started it finds it again, the cluster's by default.
+    """
     if alive(paths, daemon.name):
         return
     log = log_of(paths, daemon.name)
@@ -34,7 +37,7 @@ def start(paths: Paths, daemon: Daemon) -> None:
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     # The mark survives in /proc/PID/environ and passes on to the container shims: every process is found again by it.
-    marked = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C", MARK: str(paths.state)}
+    marked = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C", mark or MARK: str(paths.state)}
     with log.open("wb") as out:
         child = subprocess.Popen([str(word) for word in daemon.command], env=marked, cwd="/", start_new_session=True,
                                  stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)  # fmt: skip

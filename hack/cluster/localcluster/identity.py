@@ -38,8 +38,8 @@ def make_identity(paths: Paths) -> None:
     etc.chmod(0o700)
     if not (etc / "api.crt").exists():
         _authority(etc)
-        _certificate(etc, "api", "/CN=kube-apiserver", f"subjectAltName={_NAMES}")
-        _certificate(
+        make_certificate(etc, "api", "/CN=kube-apiserver", f"subjectAltName={_NAMES}")
+        make_certificate(
             etc, "kubelet-client", "/O=system:masters/CN=kube-apiserver", "extendedKeyUsage=clientAuth"
         )
         run(["openssl", "genrsa", "-out", etc / "sa.key", "2048"])
@@ -62,7 +62,8 @@ def _authority(etc: Path) -> None:
          "-keyout", etc / "ca.key", "-out", etc / "ca.crt"])  # fmt: skip
 
 
-def _certificate(etc: Path, name: str, subject: str, extension: str) -> None:
+def make_certificate(etc: Path, name: str, subject: str, extension: str) -> None:
+    """Make the key and the certificate `name` under etc/, signed by the cluster's authority."""
     request, config = etc / f"{name}.csr", write(etc / f"{name}.ext", extension + "\n")
     run(["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject,
          "-keyout", etc / f"{name}.key", "-out", request])  # fmt: skip

@@ -14,7 +14,7 @@ from .paths import Paths
 from .shell import Problem, step, wait_for
 from .tools import PROBE
 
-TOPOLOGIES = {"v4-16": "2x2x2", "v4-64": "2x4x4"}
+TOPOLOGIES = {"v4-16": "2x2x2", "v4-8": "2x2x1", "v4-64": "2x4x4"}
 CHIPS = "32"
 USER_ID = 1000
 STORES = ("inputs", "outputs")

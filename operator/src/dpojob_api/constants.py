@@ -16,6 +16,7 @@ LABEL_CHECK: Final = f"{GROUP}/check"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 ANNOTATION_STOP: Final = f"{GROUP}/stop"
 LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_SLICE: Final = f"{GROUP}/slice"
 ROLE_HEAD: Final = "head"
 ROLE_HOST: Final = "host"
 
@@ -24,6 +25,9 @@ ROLE_HOST: Final = "host"
 MAX_RAYJOB_NAME: Final = 35
 MAX_NAME: Final = MAX_RAYJOB_NAME - len("-a99")
 MAX_ATTEMPT: Final = 99
+
+# Kueue takes a RayJob of at most eight pod sets: the head and a worker group per slice.
+MAX_SLICES: Final = 7
 
 CONFIG_KEY: Final = "trainer.json"
 CONFIG_DIR: Final = "/etc/dpojob"
@@ -37,6 +41,8 @@ IMAGE_VARIABLE: Final = "DPOJOB_IMAGE"
 
 METRICS_PORT: Final = 8090
 METRICS_PATH: Final = "/metrics"
+# The operator sends it with a scrape once the finished run is in the DPOJob's status; the driver then ends.
+RECORDED_HEADER: Final = "DPOJob-Recorded"
 
 # The trainer's last line on stdout; KubeRay copies the tail of that log into RayJob.status.message.
 RESULT_PREFIX: Final = "DPOJOB-RESULT "

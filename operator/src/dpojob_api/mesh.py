@@ -46,5 +46,5 @@ def resolve_mesh(axes: dict[str, int], devices: int) -> ResolvedMesh:
             raise ValueError(f"mesh axes multiply to {fixed}, which does not divide {devices} chips")
         axes = axes | {free[0]: devices // fixed}
     elif fixed != devices:
-        raise ValueError(f"mesh axes multiply to {fixed}, but the slice has {devices} chips")
+        raise ValueError(f"mesh axes multiply to {fixed}, but there are {devices} chips")
     return ResolvedMesh(**axes)

@@ -45,6 +45,10 @@ class ConditionType(Documented):
         "Stalled",
         "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
     )
+    DISCOURAGED = (
+        "Discouraged",
+        "True if the specification has a value that is allowed and seldom right; the job goes on. Only present while True.",
+    )
 
 
 class OperatorReason(Documented):
@@ -127,6 +131,18 @@ class OperatorReason(Documented):
         "ClaimNotFound",
         "A PersistentVolumeClaim named by a pvc:// URI does not exist. Create it in the job's namespace.",
     )
+    CLAIM_UNUSABLE = (
+        "ClaimUnusable",
+        "A PersistentVolumeClaim is for one pod, or that of output.uri can only be read. Create it with ReadWriteMany.",
+    )
+    OUTPUT_SHARED = (
+        "OutputShared",
+        "An older DPOJob writes to the same output.uri. Delete it or create a new DPOJob with a folder of its own.",
+    )
+    QUOTA_TOO_SMALL = (
+        "QuotaTooSmall",
+        "A ResourceQuota of the namespace is smaller than one attempt. Raise it or create a new DPOJob that needs less.",
+    )
     KUBERAY_NOT_INSTALLED = (
         "KubeRayNotInstalled",
         "The API server knows no RayJob. Install KubeRay 1.6 or later.",
@@ -138,6 +154,10 @@ class OperatorReason(Documented):
     NO_TRAINER_IMAGE = (
         "NoTrainerImage",
         "Neither runtime.image nor the operator's default trainer image is set.",
+    )
+    LOW_PRECISION_PARAMETERS = (
+        "LowPrecisionParameters",
+        "precision.params is not float32, and at the learning rates of DPO most updates round to nothing.",
     )
     INVALID_SPEC = (
         "InvalidSpec",

@@ -25,6 +25,11 @@ class TrainerResult(ApiModel):
         default=None, description="pairs is what became of the pairs, by the kinds of metrics.DATA_KINDS."
     )
 
+    recorded: bool | None = Field(
+        default=None,
+        description="recorded is false if the driver waited in vain for the operator to write a finished run down.",
+    )
+
     def to_line(self) -> str:
         """Return the line for stdout."""
         return RESULT_PREFIX + json.dumps(self.to_wire(), separators=(",", ":"))

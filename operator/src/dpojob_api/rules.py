@@ -15,7 +15,8 @@ from dpojob_api.mesh import AXES
 
 CHIPS = (
     "(int(self.accelerator.type.split('-')[1]) / "
-    "(self.accelerator.type.startsWith('v5litepod-') || self.accelerator.type.startsWith('v6e-') ? 1 : 2))"
+    "(self.accelerator.type.startsWith('v5litepod-') || self.accelerator.type.startsWith('v6e-') ? 1 : 2) "
+    "* self.accelerator.slices)"
 )
 
 
@@ -45,6 +46,9 @@ ZERO = " || ".join(f"self.mesh.{axis} == 0" for axis in AXES)
 SHARD_FREE = "(self.mesh.dp == -1 || self.mesh.fsdp == -1)"
 DATA_SHARDS = f"({SHARD_FREE} ? {CHIPS} / ({fixed_size('ep', 'tp', 'sp')}) : self.mesh.dp * self.mesh.fsdp)"
 SP_SIZE = f"(self.mesh.sp == -1 ? {CHIPS} / ({fixed_size('dp', 'fsdp', 'ep', 'tp')}) : self.mesh.sp)"
+DP_SIZE = f"(self.mesh.dp == -1 ? {CHIPS} / ({fixed_size('fsdp', 'ep', 'tp', 'sp')}) : self.mesh.dp)"
+FSDP_SIZE = f"(self.mesh.fsdp == -1 ? {CHIPS} / ({fixed_size('dp', 'ep', 'tp', 'sp')}) : self.mesh.fsdp)"
+SLICES = "self.accelerator.slices"
 MICRO_BATCH = "(self.training.globalBatchSize / self.training.gradientAccumulationSteps)"
 LENGTH = "(self.dpo.maxPromptLength + self.dpo.maxCompletionLength)"
 OUTPUT_FOLDER = "(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
@@ -62,7 +66,7 @@ PATTERN_MESSAGES = {
     slice_spec.LABEL_VALUE_PATTERN: "must be a label value: letters, digits, '-', '_' and '.'",
     slice_spec.LABEL_KEY_PATTERN: "must be a label key such as cloud.google.com/gke-nodepool",
     slice_spec.TOPOLOGY_PATTERN: "must be sides joined by x, such as 2x4x4; see docs/reference/accelerators.md",
-    slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag",
+    slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag; the repository has no upper-case letters",
     input_spec.REVISION_PATTERN: "must be a branch, tag or commit",
     input_spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
 }
@@ -101,8 +105,19 @@ SPEC_RULES = (
     ),
     Rule(
         f"{ZERO} || ({FREE_COUNT} == 0 ? {ALL_FIXED} == {CHIPS} : {CHIPS} % ({ALL_FIXED}) == 0)",
-        "mesh axes must multiply to the chips of the slice (v4-64 has 32 chips: 64 counts TensorCores); set one axis to -1",
+        "mesh axes must multiply to the chips of all slices (v4-64 has 32 chips: 64 counts TensorCores); set one axis to -1",
         ".mesh",
+    ),
+    Rule(
+        f"{SLICES} == 1 || {ZERO} || {FREE_COUNT} > 1 || {DP_SIZE} % {SLICES} == 0 || {FSDP_SIZE} % {SLICES} == 0",
+        "mesh dp or fsdp must be a multiple of accelerator.slices, since only data parallelism goes from slice to slice; "
+        "set mesh.dp to the number of slices",
+        ".mesh",
+    ),
+    Rule(
+        f"{SLICES} == 1 || self.runtime.launcher == 'slice'",
+        "several slices need runtime.launcher slice; eformer starts one",
+        ".runtime.launcher",
     ),
     Rule(
         f"{ZERO} || {FREE_COUNT} > 1 || {DATA_SHARDS} < 1 || {MICRO_BATCH} % {DATA_SHARDS} == 0",

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from dpojob_api.accelerator import accelerator_types
 from dpojob_api.base import ApiModel
+from dpojob_api.constants import MAX_SLICES
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
@@ -14,7 +15,12 @@ ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 TOPOLOGY_PATTERN = r"^[0-9]+(x[0-9]+){1,2}$"
-IMAGE_PATTERN = r"^[\w./:@-]+$"
+# A reference as container runtimes read it: [host[:port]/]path[:tag][@digest], the path in lower case.
+IMAGE_PATTERN = (
+    r"^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]+)?/)?"
+    r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
 RESOURCE_NAME_PATTERN = (
     r"^(cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMG]i|[a-z0-9][a-z0-9.-]*/[A-Za-z0-9_.-]+)$"
 )
@@ -64,7 +70,7 @@ class CapacitySpec(ApiModel):
 
 
 class AcceleratorSpec(ApiModel):
-    """The TPU slice."""
+    """The TPU slice, or several slices of one shape."""
 
     type: Annotated[str, StringConstraints(max_length=32)] = Field(
         description="type is the Cloud TPU accelerator type, e.g. v4-64 (64 TensorCores = 32 chips = 8 hosts of 4).",
@@ -73,6 +79,13 @@ class AcceleratorSpec(ApiModel):
     topology: Annotated[str, StringConstraints(pattern=TOPOLOGY_PATTERN, max_length=16)] | None = Field(
         default=None,
         description="topology is the shape of the slice, e.g. 2x4x4; the type's usual one if unset.",
+    )
+    slices: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SLICES,
+        description="slices is the number of slices of this type that train together over the data center's network; "
+        "mesh.dp or mesh.fsdp must be a multiple of it.",
     )
     capacity: CapacitySpec = Field(
         default=CapacitySpec(), description="capacity is how the slice is obtained."

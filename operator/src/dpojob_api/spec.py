@@ -265,7 +265,8 @@ class PrecisionSpec(ApiModel):
     """Number formats. bfloat16 parameters lose updates at usual DPO learning rates."""
 
     params: DType = Field(
-        default=DType.FLOAT32, description="params is the type of parameters and optimizer state."
+        default=DType.FLOAT32,
+        description="params is the type of parameters and optimizer state; status warns (Discouraged) of bfloat16.",
     )
     compute: DType = Field(
         default=DType.BFLOAT16, description="compute is the type of activations and matrix products."
@@ -273,7 +274,7 @@ class PrecisionSpec(ApiModel):
 
 
 class MeshSpec(ApiModel):
-    """The device mesh; the axes multiply to the chips of the slice, one of them may be -1 (the rest)."""
+    """The device mesh; the axes multiply to the chips of all slices, one of them may be -1 (the rest)."""
 
     dp: MeshAxis = Field(default=1, description="dp is data parallelism with replicated parameters.")
     fsdp: MeshAxis = Field(default=-1, description="fsdp is data parallelism with sharded parameters.")

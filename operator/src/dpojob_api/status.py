@@ -34,11 +34,17 @@ class PlanStatus(ApiModel):
     """What the accelerator and mesh in the spec resolve to."""
 
     accelerator_type: Short = Field(description="acceleratorType is the Cloud TPU accelerator type.")
-    topology: Short = Field(description="topology is the shape of the slice.")
-    chips: int = Field(description="chips is the number of chips, one JAX device each.")
-    hosts: int = Field(description="hosts is the number of host pods.")
+    topology: Short = Field(description="topology is the shape of a slice.")
+    slices: int = Field(default=1, description="slices is the number of slices.")
+    chips: int = Field(description="chips is the number of chips of all slices, one JAX device each.")
+    hosts: int = Field(description="hosts is the number of host pods of all slices.")
     chips_per_host: int = Field(description="chipsPerHost is the number of chips of one host.")
     mesh: ResolvedMesh = Field(description="mesh is the size of every mesh axis.")
+
+    @property
+    def hosts_per_slice(self) -> int:
+        """Number of hosts of one slice."""
+        return self.hosts // self.slices
 
 
 class AttemptStatus(ApiModel):

@@ -55,8 +55,18 @@ def mesh_axes(mesh: MeshSpec) -> dict[str, int]:
 
 
 def shape_of(spec: DPOJobSpec) -> SliceShape:
-    """Return the slice shape that the spec asks for."""
+    """Return the shape of each slice that the spec asks for."""
     return find_shape(spec.accelerator.type, spec.accelerator.topology)
+
+
+def chips_of(spec: DPOJobSpec) -> int:
+    """Return the number of chips of all slices."""
+    return shape_of(spec).chips * spec.accelerator.slices
+
+
+def hosts_of(spec: DPOJobSpec) -> int:
+    """Return the number of hosts of all slices."""
+    return shape_of(spec).hosts * spec.accelerator.slices
 
 
 def plan_of(spec: DPOJobSpec) -> PlanStatus:
@@ -66,12 +76,13 @@ def plan_of(spec: DPOJobSpec) -> PlanStatus:
         ValueError: admission rules were bypassed and the two do not fit.
     """
     shape = shape_of(spec)
-    mesh: ResolvedMesh = resolve_mesh(mesh_axes(spec.mesh), shape.chips)
+    mesh: ResolvedMesh = resolve_mesh(mesh_axes(spec.mesh), chips_of(spec))
     return PlanStatus(
         accelerator_type=shape.accelerator_type,
         topology=shape.topology,
-        chips=shape.chips,
-        hosts=shape.hosts,
+        slices=spec.accelerator.slices,
+        chips=chips_of(spec),
+        hosts=hosts_of(spec),
         chips_per_host=shape.chips_per_host,
         mesh=mesh,
     )

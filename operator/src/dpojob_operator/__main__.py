@@ -11,9 +11,10 @@ from kubernetes.config import ConfigException
 from prometheus_client import start_http_server
 
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_operator import handlers, kube, logs, metrics, probes
+from dpojob_operator import handlers, kube, logs, metrics, probes, watches
 from dpojob_operator.errors import NotFoundError, TransientError
 from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
+from dpojob_operator.outputs import Outputs
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Reconciler
 from dpojob_operator.settings import Settings
@@ -75,20 +76,31 @@ async def run(settings: Settings) -> None:
     await wait_until_served(api, settings)
     agent = {"User-Agent": FIELD_MANAGER}
     async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_SECONDS, headers=agent, trust_env=False) as http:
-        reconciler = Reconciler(api, Observer(api, http), settings, told=jobs.told)
+        outputs = Outputs()
+        reconciler = Reconciler(api, Observer(api, http, outputs), settings, told=jobs.told)
         queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile, about=logs.about)
         metrics.QUEUE_LENGTH.set_function(queue.__len__)
         async with probes.served(probes.build_app(queue, sync), settings.probe_port):
             syncing = asyncio.create_task(sync.run(), name="sync")
+            listening = asyncio.create_task(end_once_deaf(), name="watches")
             try:
                 await kopf.operator(
-                    registry=handlers.build_registry(queue, settings.workers, sync.show),
+                    registry=handlers.build_registry(queue, settings.workers, sync.show, outputs),
                     standalone=True,
                     clusterwide=not settings.namespaces,
                     namespaces=settings.namespaces,
                 )
             finally:
                 syncing.cancel()
+                listening.cancel()
+
+
+async def end_once_deaf() -> None:
+    """End the process when a watch is lost; it holds nothing that a start does not find again."""
+    lost = await watches.find_lost()
+    log.critical("the %s has ended; the operator ends too, to be started anew", lost)
+    # kopf stops the work queue then, closes its session and waits for a login that nobody makes any more.
+    os._exit(1)
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:

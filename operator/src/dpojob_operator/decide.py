@@ -138,7 +138,8 @@ def find_pause(job: DPOJob, observed: Observed, last: AttemptStatus, now: dateti
     """Return the plan of waiting until the attempt after `last` may start, None if it may."""
     due = retry.due_time(job, last)
     left = (due - now).total_seconds()
-    if left <= 0:
+    # After a clock was set back the end lies in the future, and who waits for it may wait for ever.
+    if left <= 0 or now + 2 * (due - (last.end_time or last.start_time)) < due:
         return None
     message = f"{epitaph(last)} Attempt {observed.attempt} starts at {due:%Y-%m-%dT%H:%M:%SZ}."
     wait = min(math.ceil(left), LONGEST_WAIT_SECONDS)

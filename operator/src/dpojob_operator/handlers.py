@@ -11,28 +11,39 @@ from typing import Any
 import kopf
 
 from dpojob_api import constants
+from dpojob_operator.outputs import Outputs
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Key
+from dpojob_operator.watches import Backoffs
 
 log = logging.getLogger(__name__)
 
 
 def build_registry(
-    queue: WorkQueue[Key], workers: int, shown: Callable[[Key], None] = lambda key: None
+    queue: WorkQueue[Key],
+    workers: int,
+    shown: Callable[[Key], None] = lambda key: None,
+    outputs: Outputs | None = None,
 ) -> kopf.OperatorRegistry:
     """Return the handlers that feed a queue and the one that runs it.
 
     Args:
         shown: is called with every job that the watch of the DPOJobs shows.
+        outputs: is told of every job that comes, changes and goes.
     """
+    book = outputs or Outputs()
     registry = kopf.OperatorRegistry()
     background: list[asyncio.Task[None]] = []
 
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(constants.GROUP, constants.VERSION, constants.PLURAL, registry=registry)
-    async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
+    async def on_job(namespace: str | None, name: str | None, event: kopf.RawEvent, **_: Any) -> None:
         if namespace and name:
+            if event["type"] == "DELETED":
+                book.forget((namespace, name))
+            else:
+                book.see(dict(event["object"]))
             queue.add((namespace, name))
             shown((namespace, name))
 
@@ -62,6 +73,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.networking.error_backoffs = Backoffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from dpojob_api.ledger import ACTIVITY_OF_PHASE, BEFORE_SLICE, Activity, ChipSeconds, LedgerStatus
 from dpojob_api.status import AttemptStatus, DPOJobStatus
-from dpojob_api.v1alpha1 import DPOJob, shape_of
+from dpojob_api.v1alpha1 import DPOJob, chips_of
 from dpojob_operator.observed import Observed
 from dpojob_operator.plan import FINAL, Plan, Stage
 
@@ -49,7 +49,7 @@ def next_ledger(
         return None
     if old is not None and old.activity == activity and new == job.status:
         return old
-    return fold(old, switches, shape_of(job.spec).chips)
+    return fold(old, switches, chips_of(job.spec))
 
 
 def fold(old: LedgerStatus | None, switches: Iterable[Switch], chips: int) -> LedgerStatus:

@@ -26,9 +26,10 @@ from dpojob_operator.observed import (
     RayClusterView,
     RayJobView,
     Scrape,
-    WorkloadView,
 )
+from dpojob_operator.outputs import Outputs
 from dpojob_operator.policy import preflight
+from dpojob_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,16 @@ Json = dict[str, Any]
 class Observer:
     """Observes jobs; keeps the RayJob CRD's field names, whose schema is a megabyte."""
 
-    def __init__(self, api: kube.Kube, http: httpx.AsyncClient) -> None:
+    def __init__(self, api: kube.Kube, http: httpx.AsyncClient, outputs: Outputs | None = None) -> None:
+        """Take what an observation needs.
+
+        Args:
+            outputs: tells who else writes where; without it nobody does.
+        """
         self._api = api
+        self._outputs = outputs or Outputs()
         self._http = http
+        self._workloads = Workloads(api)
         self._fields: frozenset[str] | None = None
         self._fields_until = 0.0
 
@@ -75,8 +83,8 @@ class Observer:
             old_pods=tuple(pod.name for pod in others),
             old_slice=any(pod.role == constants.ROLE_HOST and pod.holds_node for pod in others),
             prerequisites=await self._prerequisites(job) if ray_job is None else None,
-            scrape=await self._scrape(ours, ray_job),
-            workload=await self._workload(namespace, ray_job),
+            scrape=await self._scrape(ours, ray_job, recorded=job.status.final_metrics is not None),
+            workload=await self._workloads.of(namespace, ray_job),
             check=await self._check(job) if ray_job is None and checking.is_due(job) else None,
         )
 
@@ -126,29 +134,30 @@ class Observer:
         return Prerequisites(
             secrets={name: keys_of(body) for name, body in secrets.items()},
             service_accounts={name: body is not None for name, body in accounts.items()},
-            claims={name: body is not None for name, body in claims.items()},
+            claims={name: parse.access_modes(body) for name, body in claims.items()},
+            quotas=parse.quotas(await self._quotas(namespace)),
+            output_of=await self._older_writer(job),
             rayjob_fields=await self._rayjob_fields(),
-            kueue=parse.LABEL_QUEUE in job.metadata.labels
-            and await self._workloads(namespace, job.metadata.uid) is not None,
+            kueue=parse.LABEL_QUEUE in job.metadata.labels and await self._workloads.are_served(namespace),
         )
 
-    async def _workload(self, namespace: str, ray_job: RayJobView | None) -> WorkloadView | None:
-        if ray_job is None or ray_job.queue is None or not ray_job.suspended:
-            return None
-        bodies = await self._workloads(namespace, ray_job.uid) or []
-        live = [body for body in bodies if not parse.is_deleting(body)]
-        return parse.workload(live[0]) if live else None
+    async def _quotas(self, namespace: str) -> list[Json]:
+        try:
+            return await self._api.list(kube.QUOTAS, namespace)
+        except ForbiddenError:
+            log.warning("may not list ResourceQuotas; whether they are large enough is not checked")
+            return []
 
-    async def _workloads(self, namespace: str, uid: str) -> list[Json] | None:
-        """Return Kueue's Workloads of a job, None if there is no Kueue or nobody may tell."""
-        for resource in kube.WORKLOADS:
-            try:
-                return await self._api.list(resource, namespace, f"{parse.LABEL_JOB_UID}={uid}")
-            except NotFoundError:
+    async def _older_writer(self, job: DPOJob) -> str | None:
+        """Return the oldest DPOJob that writes where a job is to write; a job that has written has its folder."""
+        for writer in self._outputs.before(job) if job.status.attempt is None else []:
+            body = await found(self._api.get(kube.DPOJOBS, *writer.key))
+            if body is None:
+                self._outputs.forget(writer.key)
                 continue
-            except ForbiddenError:
-                log.warning("may not list Kueue's Workloads; what they say is not shown")
-                return None
+            self._outputs.see(body)
+            if writer in self._outputs.before(job):
+                return "/".join(writer.key)
         return None
 
     async def _get_all(
@@ -170,15 +179,19 @@ class Observer:
             return rayjob.REQUIRED_FIELDS
         return spec_fields(body) if body else None
 
-    async def _scrape(self, pods: tuple[PodView, ...], ray_job: RayJobView | None) -> Scrape | None:
+    async def _scrape(
+        self, pods: tuple[PodView, ...], ray_job: RayJobView | None, recorded: bool
+    ) -> Scrape | None:
         head = next((pod for pod in pods if pod.role == constants.ROLE_HEAD), None)
         if head is None or not head.alive or head.ip is None or ray_job is None:
             return None
         if ray_job.deployment_status != "Running":
             return None
         host = f"[{head.ip}]" if ":" in head.ip else head.ip
+        url = f"http://{host}:{constants.METRICS_PORT}{constants.METRICS_PATH}"
+        headers = {constants.RECORDED_HEADER: "true"} if recorded else {}
         try:
-            response = await self._http.get(f"http://{host}:{constants.METRICS_PORT}{constants.METRICS_PATH}")
+            response = await self._http.get(url, headers=headers)
             return trainer_metrics.parse_scrape(response.text) if response.is_success else None
         except (httpx.HTTPError, ValueError) as error:
             log.debug("no metrics from %s: %s", head.name, error)

@@ -26,6 +26,9 @@ class PodView:
     name: str
     role: str
     host_index: int | None = None
+    """Number of the host in its slice."""
+    slice_index: int | None = None
+    """Number of the slice, None where there is only one."""
     node: str | None = None
     ip: str | None = None
     phase: str = "Pending"
@@ -47,6 +50,11 @@ class PodView:
     def holds_node(self) -> bool:
         """Whether nobody else can have what it has of its node."""
         return self.node is not None and self.phase not in ("Succeeded", "Failed")
+
+    @property
+    def place(self) -> tuple[int, int | None]:
+        """Numbers of its slice and of the host in it."""
+        return self.slice_index or 0, self.host_index
 
     @property
     def alive(self) -> bool:
@@ -99,6 +107,9 @@ class WorkloadView:
     """Kueue's object for the attempt's RayJob."""
 
     name: str
+    queue: str = ""
+    position: int | None = None
+    """Place among the Workloads of its namespace that wait in its queue, the next one being 1; None if not known."""
     active: bool = True
     reserved: bool = False
     """Whether it has quota."""
@@ -135,13 +146,25 @@ class ConfigMapView:
 
 
 @dataclass(frozen=True)
+class QuotaView:
+    """A ResourceQuota that counts every pod of the namespace."""
+
+    name: str
+    hard: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Prerequisites:
     """What the job refers to and does not make; a name that was not looked up is absent."""
 
     secrets: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
     """Keys of each Secret, None if it does not exist."""
     service_accounts: Mapping[str, bool] = field(default_factory=dict)
-    claims: Mapping[str, bool] = field(default_factory=dict)
+    claims: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
+    """Access modes of each claim, None if it does not exist."""
+    quotas: tuple[QuotaView, ...] = ()
+    output_of: str | None = None
+    """An older DPOJob, as namespace/name, that writes to the same folder."""
     rayjob_fields: frozenset[str] | None = None
     """Fields of RayJob.spec in the installed CRD, None if there is no such CRD."""
     kueue: bool = False
@@ -193,11 +216,14 @@ class Observed:
 
     @property
     def hosts(self) -> tuple[PodView, ...]:
-        """The host pods in the order of their index."""
+        """The host pods in the order of slice and host."""
         hosts = [pod for pod in self.pods if pod.role == "host"]
-        return tuple(
-            sorted(hosts, key=lambda pod: (pod.host_index if pod.host_index is not None else -1, pod.name))
-        )
+
+        def order(pod: PodView) -> tuple[int, int, str]:
+            number, host = pod.place
+            return number, host if host is not None else -1, pod.name
+
+        return tuple(sorted(hosts, key=order))
 
     @property
     def holds_slice(self) -> bool:

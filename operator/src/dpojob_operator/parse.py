@@ -11,6 +11,7 @@ from dpojob_operator.observed import (
     CheckView,
     ConfigMapView,
     PodView,
+    QuotaView,
     RayClusterView,
     RayJobView,
     Termination,
@@ -111,6 +112,7 @@ def workload(body: Json) -> WorkloadView:
     checks = [joined(c.get("name"), c.get("message") or c.get("state")) or "" for c in waiting]
     return WorkloadView(
         name=body.get("metadata", {}).get("name", ""),
+        queue=spec.get("queueName", ""),
         active=spec.get("active") is not False,
         reserved=reserved,
         pending="" if reserved else joined(quota.get("reason"), quota.get("message")) or "",
@@ -119,6 +121,33 @@ def workload(body: Json) -> WorkloadView:
         if evicted.get("status") == "True"
         else "",
     )
+
+
+def queue_order(bodies: Sequence[Json]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the Workloads that wait, by queue, in the order in which Kueue looks at them.
+
+    That is by priority, then by age (Kueue's documentation of ClusterQueue, "queueing strategy").
+    """
+    ordered: dict[str, list[str]] = {}
+    for body in sorted(filter(waits_for_quota, bodies), key=queue_rank):
+        queue = (body.get("spec") or {}).get("queueName", "")
+        ordered.setdefault(queue, []).append(body["metadata"]["name"])
+    return {queue: tuple(names) for queue, names in ordered.items()}
+
+
+def waits_for_quota(body: Json) -> bool:
+    """Return whether a Workload has no quota and may get some."""
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    true = {c.get("type") for c in status.get("conditions") or [] if c.get("status") == "True"}
+    return (
+        spec.get("active") is not False and not is_deleting(body) and not true & {"QuotaReserved", "Finished"}
+    )
+
+
+def queue_rank(body: Json) -> tuple[int, str, str]:
+    """Return what orders Workloads in a queue, the smallest first."""
+    meta, priority = body.get("metadata", {}), (body.get("spec") or {}).get("priority") or 0
+    return -priority, meta.get("creationTimestamp", ""), meta.get("name", "")
 
 
 def check(body: Json, pods: Sequence[Json]) -> CheckView:
@@ -142,6 +171,20 @@ def check(body: Json, pods: Sequence[Json]) -> CheckView:
     )
 
 
+def quotas(bodies: Sequence[Json]) -> tuple[QuotaView, ...]:
+    """Read ResourceQuotas; those with scopes count only some pods and are left out."""
+    specs = {body["metadata"]["name"]: body.get("spec") or {} for body in bodies}
+    whole = {
+        name: spec for name, spec in specs.items() if not (spec.get("scopes") or spec.get("scopeSelector"))
+    }
+    return tuple(QuotaView(name, spec.get("hard") or {}) for name, spec in sorted(whole.items()))
+
+
+def access_modes(claim: Json | None) -> frozenset[str] | None:
+    """Return the access modes of a PersistentVolumeClaim, None if it does not exist."""
+    return None if claim is None else frozenset((claim.get("spec") or {}).get("accessModes") or ())
+
+
 def config_map(body: Json) -> ConfigMapView:
     """Read the attempt's ConfigMap."""
     return ConfigMapView(
@@ -163,6 +206,7 @@ def pod(body: Json) -> PodView:
         name=meta.get("name", ""),
         role=role,
         host_index=0 if role == constants.ROLE_HOST and index is None else index,
+        slice_index=parse_int(labels.get(constants.LABEL_SLICE)),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
         phase=status.get("phase", "Pending"),

@@ -7,7 +7,7 @@ from dpojob_api.guards_spec import GuardAction
 from dpojob_api.reasons import OperatorReason, TrainerReason
 from dpojob_api.result import find_result
 from dpojob_api.slice_spec import CapacityType
-from dpojob_api.v1alpha1 import DPOJob, shape_of
+from dpojob_api.v1alpha1 import DPOJob, hosts_of, shape_of
 from dpojob_operator import attempts, history, words
 from dpojob_operator.desired import configmap
 from dpojob_operator.desired.pods import GRACE_SECONDS
@@ -171,12 +171,10 @@ def ended(job: DPOJob, observed: Observed, ray_job: RayJobView, now: datetime) -
     A run that has said that it is checked and written is one, however its driver ends.
     """
     number = observed.attempt
-    if has_finished(job, observed):
+    result = find_result(ray_job.message)
+    if has_finished(job, observed) or (result is not None and result.reason is TrainerReason.SUCCEEDED):
         return succeeded(job, number)
     if ray_job.job_status == "SUCCEEDED":
-        result = find_result(ray_job.message)
-        if result is not None and result.reason is TrainerReason.SUCCEEDED:
-            return succeeded(job, number)
         message = (
             f"RayJob {ray_job.name} succeeded, but the operator never saw the trainer's checked result; "
             f"look at {job.spec.output.uri} for what it wrote."
@@ -215,7 +213,8 @@ def find_loss(job: DPOJob, observed: Observed, ray_job: RayJobView) -> failure.F
     if ray_job.deployment_status != "Running" or ray_job.suspended:
         return None
     spot = job.spec.accelerator.capacity.type is CapacityType.SPOT
-    return loss.find_loss(observed, shape_of(job.spec).hosts, history.running_since(job.status), spot)
+    hosts, slices = shape_of(job.spec).hosts, job.spec.accelerator.slices
+    return loss.find_loss(observed, hosts, history.running_since(job.status), spot, slices)
 
 
 def ending(
@@ -262,8 +261,8 @@ def is_running(job: DPOJob, observed: Observed, ray_job: RayJobView) -> bool:
     begun = observed.scrape is not None and observed.scrape.progress.phase != metrics.PHASES[0]
     if not begun and history.running_since(job.status) is None:
         return False
-    alive = {pod.host_index for pod in observed.hosts if pod.alive}
-    return observed.head is not None and observed.head.alive and len(alive) == shape_of(job.spec).hosts
+    alive = {pod.place for pod in observed.hosts if pod.alive}
+    return observed.head is not None and observed.head.alive and len(alive) == hosts_of(job.spec)
 
 
 def waiting(job: DPOJob, observed: Observed, ray_job: RayJobView) -> tuple[str, str]:
@@ -278,4 +277,4 @@ def waiting(job: DPOJob, observed: Observed, ray_job: RayJobView) -> tuple[str, 
             OperatorReason.ATTEMPT_CREATED,
             f"RayJob {ray_job.name} is created; KubeRay has not started it yet.",
         )
-    return OperatorReason.WAITING_FOR_PODS, words.describe_waiting(observed, shape_of(job.spec).hosts)
+    return OperatorReason.WAITING_FOR_PODS, words.describe_waiting(observed, hosts_of(job.spec))

@@ -6,14 +6,15 @@ from typing import Any, Literal
 
 from dpojob_api.constants import OUTPUT_MODEL
 from dpojob_api.reasons import DATA_REASONS, ConditionType, OperatorReason
+from dpojob_api.result import find_result
 from dpojob_api.spec import ExportFormat
-from dpojob_api.status import Condition, DPOJobStatus, OutputStatus, ProgressStatus
+from dpojob_api.status import Condition, DPOJobStatus, FinalMetrics, OutputStatus, ProgressStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
 from dpojob_operator import checking, history, ledger, words
 from dpojob_operator.attempts import MAX_MESSAGE, next_attempts, next_retries
 from dpojob_operator.observed import Observed
 from dpojob_operator.plan import FINAL, Plan, Stage
-from dpojob_operator.policy import guards
+from dpojob_operator.policy import advice, guards
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -59,7 +60,10 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
         observed_generation=job.metadata.generation,
         summary=summary_of(plan),
         conditions=next_conditions(
-            old.conditions, facts(plan) + data_facts(old, plan, observed), job.metadata.generation, now
+            old.conditions,
+            facts(plan) + data_facts(old, plan, observed) + advice_facts(job),
+            job.metadata.generation,
+            now,
         ),
         plan=plan_of(job.spec),
         attempt=attempts[-1].number if attempts else None,
@@ -70,9 +74,7 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
         if plan.stage is Stage.SUSPENDED
         else history.suspended_seconds(old, now),
         progress=next_progress(old.progress, observed, now),
-        final_metrics=observed.scrape.final
-        if observed.scrape and observed.scrape.finished
-        else old.final_metrics,
+        final_metrics=next_final(old, plan, observed),
         guards=guards.next_state(job, observed, plan.failure),
         output=next_output(job, plan),
         start_time=old.start_time or now,
@@ -185,6 +187,12 @@ def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
     return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
 
 
+def advice_facts(job: DPOJob) -> list[Fact]:
+    """Return the Discouraged condition if there is something to warn of."""
+    found = advice.discouraged(job.spec)
+    return [Fact(ConditionType.DISCOURAGED, "True", *found)] if found else []
+
+
 def next_conditions(old: list[Condition], new: list[Fact], generation: int, now: datetime) -> list[Condition]:
     """Return conditions with their bookkeeping; those that are not among the facts are dropped."""
     before = {condition.type: condition for condition in old}
@@ -202,6 +210,16 @@ def condition_from(fact: Fact, old: Condition | None, generation: int, now: date
         last_transition_time=old.last_transition_time if old is not None and kept else now,
         observed_generation=generation,
     )
+
+
+def next_final(old: DPOJobStatus, plan: Plan, observed: Observed) -> FinalMetrics | None:
+    """Return the finished run's numbers; of one that ended before they were recorded the result line has the step."""
+    if observed.scrape is not None and observed.scrape.finished:
+        return observed.scrape.final
+    result = find_result(observed.ray_job.message) if observed.ray_job is not None else None
+    if old.final_metrics is None and plan.stage is Stage.SUCCEEDED and result is not None:
+        return FinalMetrics(step=result.step or 0)
+    return old.final_metrics
 
 
 def next_output(job: DPOJob, plan: Plan) -> OutputStatus:

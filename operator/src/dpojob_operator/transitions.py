@@ -9,7 +9,9 @@ from dpojob_api.status import Condition
 from dpojob_operator.words import shortened
 
 MAX_NOTE = 1000
-WARNINGS = frozenset({ConditionType.FAILED.value, ConditionType.STALLED.value})
+WARNINGS = frozenset(
+    {ConditionType.FAILED.value, ConditionType.STALLED.value, ConditionType.DISCOURAGED.value}
+)
 # Reconciling tells the same.
 SILENT = frozenset({ConditionType.QUEUED.value})
 LOSSES = frozenset(

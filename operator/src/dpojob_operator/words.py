@@ -15,8 +15,16 @@ def shortened(text: str, limit: int = MAX_WORDS) -> str:
 
 
 def pod_title(pod: PodView) -> str:
-    """Return how a pod is called in messages: the head, or host 3."""
-    return "head" if pod.role == ROLE_HEAD else f"host {pod.host_index}"
+    """Return how a pod is called in messages: the head, host 3, or host 3 of slice 1."""
+    if pod.role == ROLE_HEAD:
+        return "head"
+    return host_title(pod.slice_index, pod.host_index)
+
+
+def host_title(slice_index: int | None, host_index: int | None) -> str:
+    """Return how a host is called in messages; a slice is only named where there are several."""
+    of = "" if slice_index is None else f" of slice {slice_index}"
+    return f"host {host_index}{of}"
 
 
 def complaint(pod: PodView) -> str | None:
@@ -48,7 +56,7 @@ def describe_waiting(observed: Observed, hosts: int) -> str:
 
     Args:
         observed: the attempt's pods and RayCluster.
-        hosts: number of host pods that the slice has.
+        hosts: number of host pods of all slices.
     """
     refused = next((c.failure for c in observed.ray_clusters if c.failure and not c.deleting), None)
     running = sum(pod.alive for pod in observed.pods)

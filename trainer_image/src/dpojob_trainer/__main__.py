@@ -9,7 +9,7 @@ from pathlib import Path
 from dpojob_api.constants import CONFIG_PATH, METRICS_PORT
 from dpojob_api.result import TrainerResult
 from dpojob_trainer import stopping
-from dpojob_trainer.exit_codes import exit_code
+from dpojob_trainer.exit_codes import ExitCode, exit_code
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     print(result.to_line(), flush=True)
     if getattr(args, "result", None) is not None:
         args.result.write_text(result.to_short_line() + "\n")
-    code = exit_code(result.reason)
+    code = ExitCode.UNRECORDED if result.recorded is False else exit_code(result.reason)
     if args.command == "drive":
         # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.
         os._exit(code)

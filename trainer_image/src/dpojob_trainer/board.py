@@ -1,7 +1,6 @@
 """The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator and by anyone else."""
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -12,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from dpojob_api import metrics
-from dpojob_api.constants import FIELD_MANAGER
+from dpojob_api.constants import RECORDED_HEADER
 from dpojob_trainer.progress import (
     Begun,
     Data,
@@ -26,7 +25,8 @@ from dpojob_trainer.progress import (
     eta_seconds,
 )
 
-RESPONSE_SECONDS = 3.0
+RECORDED_VARIABLE = "HTTP_" + RECORDED_HEADER.upper().replace("-", "_")
+"""The header's name in a WSGI environment."""
 TRAIN_GAUGES = {
     "loss": metrics.LOSS,
     "rewards/accuracies": metrics.REWARD_ACCURACY,
@@ -70,7 +70,7 @@ class Board(Collector):
         self._families: dict[str, Numbers] = {}
         self._per_epoch = 0
         self._durations: list[float] = []
-        self._final_scrape = threading.Event()
+        self._recorded = threading.Event()
 
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` on every address."""
@@ -82,9 +82,9 @@ class Board(Collector):
             with self._lock:
                 finished = bool(self._gauges[metrics.FINISHED])
             body: Iterable[bytes] = answer(environ, start_response)
-            # Others scrape too; only the operator's reading lets the driver go.
-            if finished and environ.get("HTTP_USER_AGENT", "").startswith(FIELD_MANAGER):
-                self._final_scrape.set()
+            # An operator that has merely read it may be gone before it has written anything.
+            if finished and RECORDED_VARIABLE in environ:
+                self._recorded.set()
             return body
 
         server = make_server("", port, app, _Server, handler_class=_Silent)
@@ -140,13 +140,9 @@ class Board(Collector):
                 metrics.ETA_SECONDS: 0,
             }
 
-    def wait_for_final_scrape(self, seconds: float) -> bool:
-        """Wait until the operator has read the finished state; return whether it has."""
-        read = self._final_scrape.wait(seconds)
-        if read:
-            # The numbers are collected before the response is sent; a driver that left now would cut it off.
-            time.sleep(RESPONSE_SECONDS)
-        return read
+    def wait_for_record(self, seconds: float) -> bool:
+        """Wait until the operator says that the finished run is in the job's status; return whether it has."""
+        return self._recorded.wait(seconds)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield every gauge."""

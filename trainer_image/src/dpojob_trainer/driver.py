@@ -27,7 +27,7 @@ from dpojob_trainer.report import publish, versions
 log = logging.getLogger(__name__)
 
 # Long enough for an operator that is just being replaced.
-FINAL_SCRAPE_SECONDS = 120.0
+RECORD_SECONDS = 120.0
 # After one host says that its peer is gone, Ray still names the one that died.
 NAMING_SECONDS = 20.0
 # After all processes have ended, their last words may still be on the way.
@@ -180,9 +180,12 @@ def conclude(
     config: TrainerConfig,
     reports: list[HostReport],
     board: Board,
-    scrape_seconds: float = FINAL_SCRAPE_SECONDS,
+    record_seconds: float = RECORD_SECONDS,
 ) -> TrainerResult:
-    """Check the result, write the summary, show it and wait until it was read once, `scrape_seconds` at most.
+    """Check the result, write the summary, show it and wait until the operator has recorded it.
+
+    Args:
+        record_seconds: how long to wait at most; 0 where there is no operator.
 
     Raises:
         TrainerError: StoppedEarly, NonFiniteLoss, ExportFailed, OutputUnwritable or Fenced.
@@ -196,12 +199,14 @@ def conclude(
     for step, numbers in sorted(first.evaluations.items()):
         board.keep(Evaluation(step, numbers))
     board.finish(first.step, first.total)
-    if not board.wait_for_final_scrape(scrape_seconds):
-        log.info("the operator did not read the final metrics within %.0f s", scrape_seconds)
+    recorded = board.wait_for_record(record_seconds) if record_seconds else None
+    if recorded is False:
+        log.info("the operator did not record the finished run within %.0f s", record_seconds)
     return TrainerResult(
         reason=TrainerReason.SUCCEEDED,
         message=f"{first.step} steps; results are in {config.output.uri}",
         step=first.step,
+        recorded=None if recorded else recorded,
     )
 
 

@@ -16,13 +16,18 @@ UNREACHED = frozenset(
 
 
 class ExitCode(IntEnum):
-    """What a command ends with; ``INTERRUPTED`` is a shell's 128 + SIGINT."""
+    """What a command ends with; ``INTERRUPTED`` is a shell's 128 + SIGINT.
+
+    ``UNRECORDED`` is a driver's alone: the run is checked and written, but no operator was there to hear it. Of a job that
+    fails Ray keeps the log's last lines, and with them the result; of one that succeeds it keeps nothing.
+    """
 
     OK = 0
     FAILED = 1
     USAGE = 2
     REFUSED = 3
     UNREACHED = 4
+    UNRECORDED = 5
     INTERRUPTED = 130
 
 

@@ -37,7 +37,7 @@ class HostTask:
 
     Attributes:
         config: the trainer's configuration as JSON.
-        rank: number of the process; on TPU the host's TPU_WORKER_ID.
+        rank: number of the process, slice by slice in the order of TPU_WORKER_ID.
         addresses: every host's address by rank.
         port: the port on host 0 where the processes meet.
         driver: where to tell events and the outcome.
@@ -52,7 +52,9 @@ class HostTask:
 
 def on_cpu(config: TrainerConfig, hosts: int) -> TrainerConfig:
     """Return the configuration with all chips of the plan as CPU devices of `hosts` processes; the mesh stays as it is."""
-    plan = config.plan.model_copy(update={"hosts": hosts, "chips_per_host": config.plan.chips // hosts})
+    plan = config.plan.model_copy(
+        update={"slices": 1, "hosts": hosts, "chips_per_host": config.plan.chips // hosts}
+    )
     return config.model_copy(update={"plan": plan, "platform": Platform.CPU})
 
 
@@ -100,8 +102,29 @@ def prepare_environment(config: TrainerConfig, task: HostTask) -> None:
         for name in [name for name in os.environ if name.startswith(("TPU_", "MEGASCALE_"))]:
             del os.environ[name]
         return
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", ",".join(task.addresses))
-    os.environ.setdefault("TPU_WORKER_ID", str(task.rank))
+    number, worker = divmod(task.rank, config.plan.hosts_per_slice)
+    first = number * config.plan.hosts_per_slice
+    own = task.addresses[first : first + config.plan.hosts_per_slice]
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", ",".join(own))
+    os.environ.setdefault("TPU_WORKER_ID", str(worker))
+    os.environ.update(between_slices(config, task.addresses[0], number))
+
+
+def between_slices(config: TrainerConfig, coordinator: str, number: int) -> dict[str, str]:
+    """Return libtpu's variables for the network between slices, none for a single slice.
+
+    They replace those of GKE's webhook, which knows a host's name only within one worker group.
+
+    Args:
+        coordinator: address of host 0 of slice 0.
+        number: which slice this host is in.
+    """
+    if config.plan.slices == 1:
+        return {}
+    from ray.util.tpu import get_tpu_coordinator_env_vars
+
+    found: dict[str, str] = get_tpu_coordinator_env_vars(coordinator, config.plan.slices, number)
+    return found
 
 
 def run_host(task: HostTask) -> bool:

@@ -49,4 +49,4 @@ def train(config: TrainerConfig) -> TrainerResult:
 
     board = Board()
     report = training.run(config, training.Place(0, "localhost", workdir), board.update)
-    return driver.conclude(config, [report], board, scrape_seconds=0)
+    return driver.conclude(config, [report], board, record_seconds=0)

@@ -57,7 +57,7 @@ def run(config: TrainerConfig, machine: Machine, tell: Emit) -> TrainerResult:
         if machine.metrics_port is not None:
             board.serve(machine.metrics_port)
         reports = driver.train(placed, board, lambda wanted: embed(wanted, machine))
-        return driver.conclude(placed, reports, board, scrape_seconds=0)
+        return driver.conclude(placed, reports, board, record_seconds=0)
 
     with environment(machine.folders):
         try:

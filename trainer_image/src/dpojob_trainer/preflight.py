@@ -55,15 +55,20 @@ def hand_over(prepared: data.PreparedData, out: store.OutputStore, workdir: Path
 
 
 def check_data(config: TrainerConfig, workdir: Path) -> TrainerResult:
-    """Print the report on the pairs as a line of JSON and judge it; neither weights nor the output are touched.
+    """Print the report on the pairs as a line of JSON, judge it, and claim the output of a job whose data is accepted.
+
+    Weights are not fetched.
 
     Raises:
-        TrainerError: any reason of model and data.
+        TrainerError: any reason of model and data, OutputUnwritable or OutputInUse.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     prepared = data.examine(config, sources.fetch_tokenizer(config.model, workdir), workdir)
     print(prepared.report.model_dump_json(by_alias=True), flush=True)
     data.accept(prepared, config)
+    out = store.output_of(config)
+    out.check_writable()
+    out.claim(config.job.uid, config.job.name)
     message = f"{prepared.report.train_pairs} pairs can be trained on"
     pairs = {kind: int(count) for kind, count in prepared.report.by_kind().items()}
     return TrainerResult(reason=TrainerReason.SUCCEEDED, message=message, pairs=pairs)

@@ -79,6 +79,17 @@ def slice_identity(job: DPOJob) -> list[Env]:
     ]
 
 
+def slice_number(job: DPOJob, number: int) -> list[Env]:
+    """Return which of several slices a host is in, nothing where there is one.
+
+    libtpu reads these. The rest of its multi-slice settings is the address of a host, which only the launcher knows.
+    """
+    slices = job.spec.accelerator.slices
+    if slices == 1:
+        return []
+    return plain({"MEGASCALE_NUM_SLICES": str(slices), "MEGASCALE_SLICE_ID": str(number)})
+
+
 def merged(*groups: list[Env]) -> list[Env]:
     """Join groups of variables; of equal names the last group's wins and keeps the first one's place."""
     by_name = {variable["name"]: variable for group in groups for variable in group}
@@ -90,10 +101,11 @@ def head_env(job: DPOJob, image: str) -> list[Env]:
     return merged(every_pod("cpu", image), credentials(job), user_env(job))
 
 
-def host_env(job: DPOJob, image: str) -> list[Env]:
-    """Return a host's variables."""
+def host_env(job: DPOJob, image: str, number: int = 0) -> list[Env]:
+    """Return the variables of a host in the slice of a number."""
     platforms = "cpu" if job.spec.runtime.platform is Platform.CPU else "tpu,cpu"
-    return merged(every_pod(platforms, image), slice_identity(job), credentials(job), user_env(job))
+    own = slice_identity(job) + slice_number(job, number)
+    return merged(every_pod(platforms, image), own, credentials(job), user_env(job))
 
 
 def every_pod(platforms: str, image: str) -> list[Env]:

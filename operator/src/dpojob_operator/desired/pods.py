@@ -7,7 +7,7 @@ has none, and those end a host that is merely busy; with it KubeRay rebuilds all
 from typing import Any
 
 from dpojob_api import constants
-from dpojob_api.v1alpha1 import DPOJob, shape_of
+from dpojob_api.v1alpha1 import DPOJob, hosts_of, shape_of
 from dpojob_operator.desired import env, metadata, placement, storage
 
 UID = 1000
@@ -56,11 +56,15 @@ def build_head(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     return template(job, attempt, constants.ROLE_HEAD, spec)
 
 
-def build_host(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
-    """Return the pod template of the slice's hosts; the Ray container is the first, as KubeRay wants it."""
+def build_host(job: DPOJob, attempt: int, image: str, number: int = 0) -> dict[str, Any]:
+    """Return the pod template of a slice's hosts; the Ray container is the first, as KubeRay wants it.
+
+    Args:
+        number: which slice it is, from 0.
+    """
     shape = shape_of(job.spec)
     container = ray_container(job, "ray-worker", image, AGENT_PORT) | {
-        "env": env.host_env(job, image),
+        "env": env.host_env(job, image, number),
         "resources": placement.resources(job.spec.runtime.host.resources, shape.chips_per_host),
         # libtpu's slice builder and multi-slice transport.
         "ports": [port("tpu", 8471), port("mxla", 8081)],
@@ -68,10 +72,13 @@ def build_host(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     spec = pod_spec(job, attempt) | {
         "nodeSelector": placement.host_node_selector(job),
         "tolerations": placement.host_tolerations(job),
-        "initContainers": [wait_for_head(job, image, shape.hosts)],
+        "initContainers": [wait_for_head(job, image, hosts_of(job.spec))],
         "containers": [container],
     }
-    return template(job, attempt, constants.ROLE_HOST, spec)
+    body = template(job, attempt, constants.ROLE_HOST, spec)
+    if job.spec.accelerator.slices > 1:
+        body["metadata"]["labels"][constants.LABEL_SLICE] = str(number)
+    return body
 
 
 def template(job: DPOJob, attempt: int, role: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def build_stop(uid: str, now: datetime) -> dict[str, Any]:
 
 
 def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
-    """Return the cluster: a head that takes no Ray tasks and one worker group that is the slice."""
+    """Return the cluster: a head that takes no Ray tasks and one worker group per slice."""
     return {
         "rayVersion": RAY_VERSION,
         "enableInTreeAutoscaling": False,
@@ -76,15 +76,20 @@ def ray_cluster_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
             "template": pods.build_head(job, attempt, image),
         },
         "workerGroupSpecs": [
-            {
-                # Short: GKE's webhook makes host names of it, which are DNS labels.
-                "groupName": "tpu",
-                "replicas": 1,
-                "minReplicas": 1,
-                "maxReplicas": 1,
-                "numOfHosts": shape_of(job.spec).hosts,
-                "rayStartParams": dict(AGENT_PORTS),
-                "template": pods.build_host(job, attempt, image),
-            }
+            worker_group(job, attempt, image, number) for number in range(job.spec.accelerator.slices)
         ],
+    }
+
+
+def worker_group(job: DPOJob, attempt: int, image: str, number: int) -> dict[str, Any]:
+    """Return the worker group that is one slice: a replica of all its hosts, which KubeRay makes anew as a whole."""
+    return {
+        # Short: GKE's webhook makes host names of it, which are DNS labels.
+        "groupName": "tpu" if job.spec.accelerator.slices == 1 else f"tpu-{number}",
+        "replicas": 1,
+        "minReplicas": 1,
+        "maxReplicas": 1,
+        "numOfHosts": shape_of(job.spec).hosts,
+        "rayStartParams": dict(AGENT_PORTS),
+        "template": pods.build_host(job, attempt, image, number),
     }

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from dpojob_api.v1alpha1 import DPOJob, shape_of
+from dpojob_api.v1alpha1 import DPOJob, chips_of
 from dpojob_operator import ledger
 from dpojob_operator.desired.pods import GRACE_SECONDS
 from dpojob_operator.ledger import SECONDS_PER_HOUR
@@ -13,12 +13,12 @@ REACTION_SECONDS = 15
 
 def chip_seconds(job: DPOJob, now: datetime) -> int:
     """Return the chip-seconds that all attempts have used, by the ledger."""
-    return ledger.used(job.status.ledger, shape_of(job.spec).chips, now)
+    return ledger.used(job.status.ledger, chips_of(job.spec), now)
 
 
 def reserve(job: DPOJob) -> int:
     """Return the chip-seconds that stopping takes at most: the slice is held while the trainer saves."""
-    return (GRACE_SECONDS + REACTION_SECONDS) * shape_of(job.spec).chips
+    return (GRACE_SECONDS + REACTION_SECONDS) * chips_of(job.spec)
 
 
 def used_up(job: DPOJob, now: datetime) -> float | None:

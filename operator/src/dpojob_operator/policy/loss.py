@@ -1,6 +1,7 @@
 """Whether a pod of a running attempt is gone. With one host gone the slice cannot go on, and Ray does not say so."""
 
 from datetime import UTC, datetime
+from itertools import product
 
 from dpojob_api.failure_class import FailureClass
 from dpojob_api.reasons import OperatorReason
@@ -15,7 +16,7 @@ NODE_GOES = ("Terminated", "NodeShutdown", "Shutdown", "Preempting")
 
 
 def find_loss(
-    observed: Observed, hosts: int, running_since: datetime | None, spot: bool = False
+    observed: Observed, hosts: int, running_since: datetime | None, spot: bool = False, slices: int = 1
 ) -> Failure | None:
     """Return the loss of a pod, None if all are there.
 
@@ -24,9 +25,10 @@ def find_loss(
 
     Args:
         observed: the attempt's pods, read before its RayJob, so that a regular end is never taken for a loss.
-        hosts: number of hosts of the slice.
+        hosts: number of hosts of a slice.
         running_since: when the trainer ran on all hosts, None if it never has.
         spot: whether the slice may be taken away at any time; a host that merely vanished then was.
+        slices: number of slices; without one of them the others cannot go on either.
     """
     head = observed.head
     if head is None:
@@ -36,10 +38,13 @@ def find_loss(
         return Failure(OperatorReason.HEAD_LOST, message, class_of_end(head, spot=False), placed(head))
     if running_since is None:
         return None
-    return lost_host(observed.hosts, hosts, running_since, spot)
+    places = set(product(range(slices), range(hosts)))
+    return lost_host(observed.hosts, places, running_since, spot)
 
 
-def lost_host(pods: tuple[PodView, ...], hosts: int, running_since: datetime, spot: bool) -> Failure | None:
+def lost_host(
+    pods: tuple[PodView, ...], places: set[tuple[int, int]], running_since: datetime, spot: bool
+) -> Failure | None:
     """Return the loss of a host, the best explained one first."""
     ended = first_ended(pods)
     if ended is not None:
@@ -50,13 +55,15 @@ def lost_host(pods: tuple[PodView, ...], hosts: int, running_since: datetime, sp
     rebuilt = next((pod for pod in pods if pod.created is not None and pod.created > running_since), None)
     kind = FailureClass.PREEMPTED if spot else FailureClass.INFRASTRUCTURE
     if rebuilt is not None:
-        message = (
-            f"Host {rebuilt.host_index} was lost and replaced ({placed(rebuilt)}); the slice was rebuilt."
-        )
+        title = words.pod_title(rebuilt).capitalize()
+        message = f"{title} was lost and replaced ({placed(rebuilt)}); the slice was rebuilt."
         return Failure(OperatorReason.HOST_LOST, message, kind)
-    missing = sorted(set(range(hosts)) - {pod.host_index for pod in pods if pod.host_index is not None})
+    missing = sorted(places - {pod.place for pod in pods})
     if missing:
-        return Failure(OperatorReason.HOST_LOST, f"The pod of host {missing[0]} is gone.", kind)
+        several = any(number for number, _ in places)
+        number, host = missing[0]
+        title = words.host_title(number if several else None, host)
+        return Failure(OperatorReason.HOST_LOST, f"The pod of {title} is gone.", kind)
     return None
 
 
@@ -74,7 +81,7 @@ def end_time(pod: PodView) -> datetime:
 
 def host_failure(pod: PodView, what: str, spot: bool) -> Failure:
     """Return a HostLost failure."""
-    message = f"Host {pod.host_index} ({placed(pod)}) {what}"
+    message = f"{words.pod_title(pod).capitalize()} ({placed(pod)}) {what}"
     return Failure(OperatorReason.HOST_LOST, message, class_of_end(pod, spot), placed(pod))
 
 

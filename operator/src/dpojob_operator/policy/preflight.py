@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.slice_spec import SecretKeyRef
+from dpojob_api.uris import pvc_claim
 from dpojob_api.v1alpha1 import DPOJob
 from dpojob_operator.desired import rayjob, storage
 from dpojob_operator.observed import Prerequisites
+from dpojob_operator.policy import quota
 from dpojob_operator.settings import Settings
+
+ONE_POD = "ReadWriteOncePod"
+WRITABLE = frozenset({"ReadWriteMany", "ReadWriteOnce", ONE_POD})
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ def problems(job: DPOJob, found: Prerequisites, settings: Settings) -> Iterator[
         )
     yield from secret_problems(job, found)
     yield from object_problems(job, found)
+    yield from output_problems(job, found)
+    shortage = quota.find_shortage(job, found.quotas)
+    if shortage is not None:
+        yield Problem(
+            OperatorReason.QUOTA_TOO_SMALL,
+            f"{shortage}: raise it in namespace {job.metadata.namespace!r}, or create a new DPOJob that needs less.",
+        )
 
 
 def kuberay_problems(found: Prerequisites) -> Iterator[Problem]:
@@ -113,8 +125,34 @@ def object_problems(job: DPOJob, found: Prerequisites) -> Iterator[Problem]:
             "create it.",
         )
     for claim in storage.claims(job.spec):
-        if not found.claims.get(claim):
+        modes = found.claims.get(claim)
+        if modes is None:
             yield Problem(
                 OperatorReason.CLAIM_NOT_FOUND,
                 f"pvc://{claim}: PersistentVolumeClaim {claim!r} does not exist in namespace {namespace!r}; create it.",
             )
+        elif modes == {ONE_POD}:
+            yield Problem(
+                OperatorReason.CLAIM_UNUSABLE,
+                f"pvc://{claim}: PersistentVolumeClaim {claim!r} is for one pod ({ONE_POD}), and the head and all hosts "
+                "mount it: create it with ReadWriteMany.",
+            )
+
+
+def output_problems(job: DPOJob, found: Prerequisites) -> Iterator[Problem]:
+    """Yield why the output cannot be this job's to write, as far as that is known without access to it."""
+    uri = job.spec.output.uri
+    claim = pvc_claim(uri)
+    modes = found.claims.get(claim) if claim is not None else None
+    if modes and not modes & WRITABLE:
+        yield Problem(
+            OperatorReason.CLAIM_UNUSABLE,
+            f"spec.output.uri: PersistentVolumeClaim {claim!r} can only be read ({', '.join(sorted(modes))}): create it "
+            "with ReadWriteMany.",
+        )
+    if found.output_of is not None:
+        yield Problem(
+            OperatorReason.OUTPUT_SHARED,
+            f"spec.output.uri: {uri} is also the folder of DPOJob {found.output_of}, which is older: delete that one, or "
+            "create a new DPOJob with a folder of its own.",
+        )

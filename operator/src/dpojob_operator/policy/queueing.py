@@ -8,6 +8,8 @@ from dpojob_operator.observed import Observed, RayJobView, WorkloadView
 
 # KubeRay sets a new start time at every resume. The two clocks may differ, and hosts come up after the start.
 RESTART_MARGIN = timedelta(seconds=30)
+# Every move is a status write, of every job of the queue; far behind, the exact place is not worth one.
+LAST_POSITION = 10
 
 
 def find_eviction(job: DPOJob, observed: Observed, ray_job: RayJobView) -> str | None:
@@ -36,7 +38,16 @@ def describe_queue(queue: str, workload: WorkloadView | None) -> str:
     if workload.reserved:
         return f"{here}: quota is reserved, admission checks are not done{suffix(workload.checks)}."
     words = [words for words in (workload.evicted, workload.pending) if words]
-    return f"{here}{suffix('; '.join(words))}"
+    return f"{here}{place(workload.position)}{suffix('; '.join(words))}"
+
+
+def place(position: int | None) -> str:
+    """Return where in the queue of its namespace a job waits."""
+    if position is None:
+        return ""
+    return (
+        f", position {position}" if position <= LAST_POSITION else f", behind {LAST_POSITION} others or more"
+    )
 
 
 def suffix(words: str) -> str:

@@ -1,6 +1,7 @@
 """The default launcher: Ray's SlicePlacementGroup and one actor per host, with explicit ranks."""
 
 import logging
+import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Whereabouts:
     """Where an actor runs."""
 
     address: str
+    number: int
+    """Which slice it is in; 0 where there is only one."""
     worker_id: int
     name: str
 
@@ -40,11 +43,12 @@ class Host:
     """The actor on one host; its process has not imported JAX yet when it starts."""
 
     def whereabouts(self) -> Whereabouts:
-        """Return the host's address, its number in the slice and its pod's name."""
+        """Return the host's address, the number of its slice, its own in it and its pod's name."""
         runtime = ray.get_runtime_context()
         labels = runtime.get_node_labels()
         worker = int(labels.get("ray.io/tpu-worker-id", 0))
-        return Whereabouts(ray.util.get_node_ip_address(), worker, socket.gethostname())
+        number = int(os.environ.get("MEGASCALE_SLICE_ID", 0))
+        return Whereabouts(ray.util.get_node_ip_address(), number, worker, socket.gethostname())
 
     def free_port(self) -> int:
         """Return a port that is free on this host now."""
@@ -72,7 +76,7 @@ class SliceGang:
         self._pending: list[Any] = []
 
     def start(self, config: TrainerConfig, driver: Address) -> None:
-        """Start an actor per host, rank them by their number in the slice and let them run; if that fails, stop them.
+        """Start an actor per host, rank them by slice and number in it and let them run; if that fails, stop them.
 
         Raises:
             TrainerError: HostLost or SliceNotReady.
@@ -86,7 +90,9 @@ class SliceGang:
     def _start(self, config: TrainerConfig, driver: Address) -> None:
         self._actors = [self._actor(config, bundle) for bundle in range(config.plan.hosts)]
         places = self._get([actor.whereabouts.remote() for actor in self._actors])
-        ranked = sorted(zip(places, self._actors, strict=True), key=lambda pair: pair[0].worker_id)
+        ranked = sorted(
+            zip(places, self._actors, strict=True), key=lambda pair: (pair[0].number, pair[0].worker_id)
+        )
         addresses = tuple(place.address for place, _ in ranked)
         port = self._get([ranked[0][1].free_port.remote()])[0]
         for rank, (place, actor) in enumerate(ranked):
@@ -182,19 +188,21 @@ class SliceLauncher:
 
 
 def reserve(config: TrainerConfig) -> Any:
-    """Reserve the slice.
+    """Reserve the slices, each as a whole.
 
     Raises:
         TrainerError: SliceNotReady.
     """
     generation = RAY_GENERATIONS.get(config.generation, config.generation)
     try:
-        reservation = SlicePlacementGroup(topology=config.plan.topology, accelerator_version=generation)
+        reservation = SlicePlacementGroup(
+            topology=config.plan.topology, accelerator_version=generation, num_slices=config.plan.slices
+        )
         ray.get(reservation.placement_group.ready(), timeout=PLACEMENT_SECONDS)
     except (RayError, RuntimeError, TimeoutError, ValueError) as error:
         raise TrainerError(
             TrainerReason.SLICE_NOT_READY,
-            f"Ray could not reserve a {generation} slice of {config.plan.topology}: {first_line(error)}",
+            f"Ray could not reserve {config.plan.slices} x {generation} {config.plan.topology}: {first_line(error)}",
         ) from None
     return reservation
 

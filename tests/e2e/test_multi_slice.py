@@ -1,0 +1,50 @@
+"""Two v4-8 slices of one host each, four virtual CPU devices per host; KubeRay, operator, trainer image and EasyDeL are
+real. What carries the numbers from slice to slice is gloo here, as between the hosts of one slice.
+"""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from hack.demo.follow import is_true
+
+from tests.e2e.cluster import Namespace
+from tests.e2e.conftest import CLUSTER, ROOT
+from tests.e2e.inputs import job
+
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+RUN_SECONDS = 420.0
+TWO_SLICES = {
+    "accelerator": {"type": "v4-8", "slices": 2},
+    "mesh": {"dp": 2},
+    "output": {"uri": "pvc://dpo-outputs/slices", "sampleCompletions": 0},
+}
+
+
+@pytest.fixture(autouse=True)
+def single_hosts(small_slice: None) -> Iterator[None]:
+    """The one node stands for a host of either slice."""
+    subprocess.run([str(CLUSTER), "tpu", "v4-8"], check=True, cwd=ROOT)
+    yield
+    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
+
+
+def test_two_slices_train_one_model(namespace: Namespace) -> None:
+    namespace.apply(job("slices", **TWO_SLICES))
+    slices: set[tuple[str, str]] = set()
+
+    def complete(status: dict[str, object]) -> bool:
+        for pod in namespace.list("pods", "dpojob.io/job=slices,dpojob.io/role=host"):
+            labels = pod["metadata"]["labels"]
+            slices.add((labels["ray.io/group"], labels["dpojob.io/slice"]))
+        return is_true(status, "Complete")
+
+    status = namespace.wait("slices", "Complete", complete, RUN_SECONDS)
+    assert slices == {("tpu-0", "0"), ("tpu-1", "1")}
+    plan = status["plan"]
+    assert (plan["slices"], plan["chips"], plan["hosts"], plan["mesh"]["dp"]) == (2, 8, 2, 2)
+    assert status["finalMetrics"]["step"] == 12
+    assert status["ledger"]["total"] % 8 == 0
+    assert [a["outcome"] for a in status["attempts"]] == ["Succeeded"]
+    assert (namespace.outputs / "slices" / "model" / "config.json").is_file()
