@@ -53,7 +53,7 @@ $(FAKE_GCS):
 fake-gcs: $(FAKE_GCS) ## Compile the GCS emulator of the trainer's tests into the cache
 
 test-trainer: venv fake-gcs ## The trainer: real EasyDeL on CPU devices
-	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow" -n 2 --dist loadfile
+	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow"
 
 test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
@@ -94,8 +94,11 @@ bench-kills: venv ## Kill runs on one host and on two at random moments and comp
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
 # Their control plane is their own: nothing of the local cluster but its programs.
-test-chaos: venv ## The operator killed at 300 calls, and faults of API server, etcd, network and clock, on a private control plane
-	@$(PYTEST) tests/chaos
+test-chaos: venv ## The operator killed at 300 of its API calls, on a private control plane
+	@$(PYTEST) tests/chaos -m "not slow"
+
+test-chaos-slow: venv ## Faults of API server, etcd, network and clock, two operators, an older one's status
+	@$(PYTEST) tests/chaos -m slow
 
 SEED ?= 1
 N ?= 1000
@@ -119,6 +122,6 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 
 test: verify test-unit test-trainer test-cluster test-e2e ## What CI runs
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos chaos-operator test-cluster test-e2e bench-spine bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-kills demo test
 
 -include hack/cluster/cluster.mk

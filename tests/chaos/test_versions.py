@@ -1,4 +1,4 @@
-"""The operator meets what another version left, and a KubeRay that comes later.
+"""The operator meets what another version left.
 
 Played and real: see ``test_kills``.
 """
@@ -7,12 +7,14 @@ import asyncio
 import copy
 from typing import Any
 
-from hack.cluster.localcluster import shell
+import pytest
 
 from tests.chaos.api import MERGE, path_of
 from tests.chaos.cell import Cell
 from tests.chaos.control_plane import ControlPlane
-from tests.chaos.lives import FINAL, LIVES, end_of, job_body, live
+from tests.chaos.lives import LIVES, live
+
+pytestmark = pytest.mark.slow
 
 # Fields of the status that the operator of commit 71dfdb3, before retries and ledger, did not write; of an attempt it
 # wrote the first five of the kept ones.
@@ -65,42 +67,3 @@ async def test_status_of_an_older_operator_is_read_and_gone_on_from(
     assert (outcome.duplicates, outcome.orphans) == ([], [])
     assert cell.operator.starts == 2
     assert "Traceback" not in cell.operator.log.read_text()
-
-
-def serves(control_plane: ControlPlane, path: str) -> bool:
-    """Return whether an object exists."""
-    try:
-        return bool(control_plane.call("GET", path))
-    except OSError:
-        return False
-
-
-async def test_job_waits_for_kuberay_and_goes_on_by_itself_once_it_is_there(
-    cell: Cell, control_plane: ControlPlane
-) -> None:
-    cell.restarting = False
-    await cell.operator.kill()
-    crds = [
-        crd
-        for crd in control_plane.kuberay_crds()
-        if crd["metadata"]["name"] in ("rayjobs.ray.io", "rayclusters.ray.io")
-    ]
-    for crd in crds:
-        path = path_of("customresourcedefinitions", None, crd["metadata"]["name"])
-        await cell.api.insist("DELETE", path)
-        await asyncio.to_thread(
-            shell.wait_for, f"{path} gone", lambda path=path: not serves(control_plane, path), 60, path
-        )
-    try:
-        cell.begin()
-        cell.restarting = True
-        body = job_body(cell.namespace, cell.job)
-        await cell.api.insist("POST", path_of("dpojobs", cell.namespace), body)
-        await cell.until("stalled", lambda status: status.get("summary") == "Stalled")
-        message = next(c["message"] for c in cell.status()["conditions"] if c["type"] == "Stalled")
-        assert "KubeRay" in message
-    finally:
-        await asyncio.to_thread(control_plane.install, crds)
-    await cell.until("the end", lambda status: status.get("summary") in FINAL)
-    assert end_of(cell.status())["summary"] == "Complete"
-    assert cell.operator.starts == 2, cell.operator.tail()

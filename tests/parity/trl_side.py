@@ -36,8 +36,14 @@ class Curve(TrainerCallback):
 
 
 def load(model: str) -> Any:
-    """Return the model in float32 with plain attention."""
-    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    """Return the model in float32 with plain attention, every token's embedding with its whole gradient.
+
+    transformers makes the embedding with `padding_idx`, for which torch leaves out the gradient of the token's look-ups,
+    also where padding is the end of a turn, as in SmolLM2.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    loaded.get_input_embeddings().padding_idx = None
+    return loaded
 
 
 def run(folder: Path, name: str, model: str, arguments: dict[str, Any], zero_reference: bool) -> None:

@@ -1,14 +1,12 @@
 """A claim with a tiny model and preference data at the place where the operator would mount it, and other stores."""
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.trainer import fake_gcs, real_tokenizers, tiny_models
+from tests.trainer import fake_gcs, tiny_models
 from tests.trainer import gcs as gcs_api
 from tests.trainer.fake_gcs import FakeGcs
 from tests.trainer.gcs import Gcs
@@ -16,19 +14,6 @@ from tests.trainer.jobs import Claim, mounted, write_pairs
 
 from dpojob_api import uris
 from dpojob_api.constants import PVC_MOUNT_ROOT
-
-# A program that is compiled once serves all tests, processes and later runs on machines with this CPU, which JAX's key lacks.
-# JAX reads the variables on import.
-_CPU = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-for _name, _value in {
-    "JAX_COMPILATION_CACHE_DIR": str(
-        real_tokenizers.CACHE / "jax" / hashlib.sha256(_CPU.encode()).hexdigest()[:12]
-    ),
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 * 2**30),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}.items():
-    os.environ.setdefault(_name, _value)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def kept() -> Iterator[None]:
 
 
 def test_programs_of_a_job_lie_in_its_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(compile_cache.SHARED)
+    monkeypatch.delenv(compile_cache.SHARED, raising=False)
     compile_cache.enable(tmp_path, Platform.TPU)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / OUTPUT_COMPILE_CACHE / "tpu")
 
@@ -36,7 +36,7 @@ def test_jobs_may_share_programs_apart_by_cpu(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_without_a_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(compile_cache.SHARED)
+    monkeypatch.delenv(compile_cache.SHARED, raising=False)
     before = jax.config.jax_compilation_cache_dir
     compile_cache.enable(None, Platform.TPU)
     assert jax.config.jax_compilation_cache_dir == before

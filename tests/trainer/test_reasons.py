@@ -141,15 +141,18 @@ def test_a_run_that_is_superseded_while_it_trains(claim: Claim) -> None:
     config = claim.config("superseded", training=training)
     lines = claim.path / "superseded" / "metrics.jsonl"
     with command_of(["local", "--config", str(claim.write_config(config))]) as process:
-        deadline = time.monotonic() + RUN_SECONDS
-        while not lines.exists() or lines.read_text().count("\n") < 3:
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < deadline, f"no step within {RUN_SECONDS:.0f} s"
-            time.sleep(0.1)
-        newer = open_store(config.output.uri, Writer(2, "b" * 16))
-        newer.take_over()
-        newer.append_line("metrics.jsonl", json.dumps({"attempt": 2}))
-        output = process.communicate(timeout=RUN_SECONDS)[0]
+        try:
+            deadline = time.monotonic() + RUN_SECONDS
+            while not lines.exists() or lines.read_text().count("\n") < 3:
+                assert process.poll() is None, process.communicate()[0][-4000:]
+                assert time.monotonic() < deadline, f"no step within {RUN_SECONDS:.0f} s"
+                time.sleep(0.1)
+            newer = open_store(config.output.uri, Writer(2, "b" * 16))
+            newer.take_over()
+            newer.append_line("metrics.jsonl", json.dumps({"attempt": 2}))
+            output = process.communicate(timeout=RUN_SECONDS)[0]
+        finally:
+            process.kill()
     require_bad_end(
         process.returncode, find_result(output), output, TrainerReason.FENCED, "attempt 2 has started"
     )

@@ -34,7 +34,11 @@ class TestDaemons:
         for _ in range(2):
             daemons.start(paths, SLEEP)
         pid = daemons.pid_of(paths, SLEEP.name)
-        assert pid is not None and leftovers.marked() == {pid: paths.state}
+        assert pid is not None
+        # The kernel lets a parent go on a moment before the environment of the new program can be read.
+        shell.wait_for(
+            "its mark", lambda: leftovers.marked() == {pid: paths.state}, 10, "/proc/PID/environ", 0.01
+        )
         daemons.terminate(pid, 5)
         assert not daemons.alive(paths, SLEEP.name) and leftovers.marked() == {}
 

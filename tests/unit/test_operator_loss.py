@@ -95,3 +95,15 @@ def test_stop_of_the_operator_is_read_from_the_rayjob():
     view = parse.ray_job({"metadata": meta, "spec": {"suspend": True}})
     assert (view.uid, view.stop_time, view.suspended) == ("u", b.NOW, True)
     assert parse.ray_job({"metadata": {"name": "j-a1"}}).stop_time is None
+
+
+@pytest.mark.parametrize(("since", "lost"), [(None, False), (SINCE, True)])
+def test_head_that_has_not_started_is_lost_only_if_the_trainer_has_run(since, lost):
+    pods = b.make_pods(b.make_pod("head", None, phase="Pending"))
+    found = loss.find_loss(b.observe(b.make_job(), pods=pods), 2, since)
+    assert (found is not None and found.reason == "HeadLost") is lost
+
+
+def test_head_that_is_deleted_before_it_starts_is_lost():
+    pods = b.make_pods(b.make_pod("head", None, phase="Pending", deleting=True))
+    assert loss.find_loss(b.observe(b.make_job(), pods=pods), 2, None) is not None

@@ -10,6 +10,7 @@ from datetime import timedelta
 import httpx
 import pytest
 from tests.unit import operator_builders as b
+from tests.unit.stand_in import merge
 
 from dpojob_api.constants import RECORDED_HEADER
 from dpojob_operator import kube
@@ -81,17 +82,6 @@ class MemoryKube:
         body = self.objects[resource, name]
         merge(body.setdefault("status", {}), patch["status"])
         return body
-
-
-def merge(target, patch):
-    """Apply a JSON merge patch (RFC 7396) in place."""
-    for key, value in patch.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict) and isinstance(target.get(key), dict):
-            merge(target[key], value)
-        else:
-            target[key] = value
 
 
 def crd():

@@ -1,28 +1,16 @@
-"""When a watch is lost, and how long requests are tried. kopf itself is real in tests/chaos."""
+"""What ends the process once kopf stops, and how long requests are tried. kopf itself is real in tests/chaos."""
 
-import asyncio
 import itertools
+import threading
 
 from dpojob_operator import watches
 
 
-async def test_watch_that_fails_is_lost_and_one_that_is_cancelled_is_not():
-    gate = asyncio.Event()
-
-    async def fail():
-        await gate.wait()
-        raise ValueError("by plan")
-
-    stopped = asyncio.create_task(asyncio.sleep(60), name="watcher for a")
-    failing = asyncio.create_task(fail(), name="watcher for b")
-    finding = asyncio.create_task(watches.find_lost(pause=0.001))
-    await asyncio.sleep(0.01)
-    stopped.cancel()
-    await asyncio.sleep(0.01)
-    assert not finding.done()
-    gate.set()
-    assert await asyncio.wait_for(finding, 10) == "watcher for b"
-    assert failing.exception() is not None
+def test_process_that_does_not_end_by_itself_is_ended():
+    ended = threading.Event()
+    timer = watches.end_in(0.001, ended.set)
+    assert ended.wait(10)
+    assert timer.daemon, "it must not keep a process that has ended alive"
 
 
 def test_every_request_is_tried_for_ever_with_bounded_waits():

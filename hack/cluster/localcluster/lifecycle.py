@@ -86,14 +86,19 @@ def _forget(paths: Paths) -> None:
 
 
 def _must_be_free(port: int) -> None:
+    # A process that was killed may hold its port a moment longer, while the kernel takes its memory apart.
+    look_in = f"`ss -ltnp sport = :{port}`: another program has it"
+    wait_for(f"port {port} free", lambda: _is_free(port), 15, look_in)
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise Problem(
-                f"port {port} is taken by another program; see `ss -ltnp sport = :{port}`"
-            ) from error
+        except OSError:
+            return False
+        return True
 
 
 def _prepare(paths: Paths) -> None:

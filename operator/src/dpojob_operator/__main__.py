@@ -11,7 +11,7 @@ from kubernetes.config import ConfigException
 from prometheus_client import start_http_server
 
 from dpojob_api.constants import FIELD_MANAGER
-from dpojob_operator import handlers, kube, logs, metrics, probes, watches
+from dpojob_operator import handlers, kube, logs, metrics, probes
 from dpojob_operator.errors import NotFoundError, TransientError
 from dpojob_operator.observe import SCRAPE_TIMEOUT_SECONDS, Observer
 from dpojob_operator.outputs import Outputs
@@ -82,7 +82,6 @@ async def run(settings: Settings) -> None:
         metrics.QUEUE_LENGTH.set_function(queue.__len__)
         async with probes.served(probes.build_app(queue, sync), settings.probe_port):
             syncing = asyncio.create_task(sync.run(), name="sync")
-            listening = asyncio.create_task(end_once_deaf(), name="watches")
             try:
                 await kopf.operator(
                     registry=handlers.build_registry(queue, settings.workers, sync.show, outputs),
@@ -92,15 +91,6 @@ async def run(settings: Settings) -> None:
                 )
             finally:
                 syncing.cancel()
-                listening.cancel()
-
-
-async def end_once_deaf() -> None:
-    """End the process when a watch is lost; it holds nothing that a start does not find again."""
-    lost = await watches.find_lost()
-    log.critical("the %s has ended; the operator ends too, to be started anew", lost)
-    # kopf stops the work queue then, closes its session and waits for a login that nobody makes any more.
-    os._exit(1)
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import kopf
 
 from dpojob_api import constants
+from dpojob_operator import watches
 from dpojob_operator.outputs import Outputs
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.reconcile import Key
-from dpojob_operator.watches import Backoffs
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def build_registry(
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
+        watches.end_in()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -73,7 +74,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Keep kopf to watching: no events of its own, no scanning, streams that notice a dead connection."""
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    settings.networking.error_backoffs = Backoffs()
+    settings.networking.error_backoffs = watches.Backoffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30

@@ -61,6 +61,11 @@ class PodView:
         """Whether the Ray container runs and nobody has asked it to stop."""
         return self.phase == "Running" and self.ended is None and not self.deleting
 
+    @property
+    def starting(self) -> bool:
+        """Whether no container has run yet and nobody has asked it to stop."""
+        return self.phase == "Pending" and self.ended is None and not self.deleting
+
 
 @dataclass(frozen=True)
 class RayJobView:

@@ -1,15 +1,19 @@
 """kopf's watches: they try for ever, and if one ends all the same the operator ends too and is started anew.
 
 kopf gives a request up after a minute of errors, and a watch for which the API server reports an error other than 410. It
-then logs that a watcher has failed and begins to stop, but does not come to an end: alive, and deaf.
+then logs that a watcher has failed and begins to stop, but does not come to an end: alive, and deaf, since its watches wait
+for a login that nobody makes any more.
 """
 
-import asyncio
-from collections.abc import Iterable, Iterator
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
-LOOK_SECONDS = 5.0
-TASK_PREFIX = "watcher for "
-"""Of the names of kopf's tasks; tests/chaos ends a watch to see that they still have it."""
+log = logging.getLogger(__name__)
+
+END_SECONDS = 10.0
+"""Enough for a regular end, which takes one."""
 LONGEST_BACKOFF_SECONDS = 30.0
 
 
@@ -24,12 +28,15 @@ class Backoffs(Iterable[float]):
             delay = min(2 * delay, LONGEST_BACKOFF_SECONDS)
 
 
-async def find_lost(pause: float = LOOK_SECONDS) -> str:
-    """Wait until a watch has failed, and return which; one that kopf has ended itself has not."""
-    watches: set[asyncio.Task[object]] = set()
-    while True:
-        watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith(TASK_PREFIX)}
-        for task in watches:
-            if task.done() and not task.cancelled() and task.exception() is not None:
-                return task.get_name()
-        await asyncio.sleep(pause)
+def end_process() -> None:
+    """End at once; a start finds everything again in the API server."""
+    log.critical("kopf has stopped without coming to an end; the operator ends too, to be started anew")
+    os._exit(1)
+
+
+def end_in(seconds: float = END_SECONDS, end: Callable[[], None] = end_process) -> threading.Timer:
+    """Have the process ended after a time, unless it ends by itself before; called when kopf begins to stop."""
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer

@@ -21,7 +21,8 @@ def find_loss(
     """Return the loss of a pod, None if all are there.
 
     Hosts count only once the trainer has run on all of them: before, the driver waits for a slice that KubeRay
-    rebuilds. A host that is younger than that moment stands in a rebuilt slice.
+    rebuilds. A host that is younger than that moment stands in a rebuilt slice. The same goes for a head that has not
+    started yet: the pods are read before the RayJob, which may say Running by then.
 
     Args:
         observed: the attempt's pods, read before its RayJob, so that a regular end is never taken for a loss.
@@ -33,6 +34,8 @@ def find_loss(
     head = observed.head
     if head is None:
         return Failure(OperatorReason.HEAD_LOST, "The head pod is gone, and with it the driver.")
+    if running_since is None and head.starting:
+        return None
     if not head.alive:
         message = f"The head pod ({placed(head)}) ended: {words.ending(head)}."
         return Failure(OperatorReason.HEAD_LOST, message, class_of_end(head, spot=False), placed(head))
