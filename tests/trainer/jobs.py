@@ -98,6 +98,16 @@ def write_pairs(path: Path, count: int) -> None:
             file.write(json.dumps(pair) + "\n")
 
 
+def write_ragged_pairs(path: Path, count: int) -> None:
+    """Write pairs whose completions have one word, or many."""
+    generator = random.Random(1)
+    with path.open("w") as file:
+        for number in range(count):
+            words = generator.choices(WORDS, k=1 if number // 8 % 2 else 24)
+            pair = {"prompt": f"pair {number}", "chosen": f"yes {' '.join(words)}", "rejected": "no"}
+            file.write(json.dumps(pair) + "\n")
+
+
 def command_of(arguments: list[str], env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     """Start the trainer's command; its output is one stream of text."""
     return subprocess.Popen(

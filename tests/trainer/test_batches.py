@@ -9,9 +9,19 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.spec import Scheduler, TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training import failures, plan
-from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches, collate, order
+from dpojob_trainer.training.batches import (
+    EvalBatches,
+    Padding,
+    Shape,
+    TrainBatches,
+    collate,
+    order,
+    token_counts,
+)
+from dpojob_trainer.training.shapes import padding_of
 
-PADDING = Padding(prompt=4, completion=3, pad_id=9)
+PADDING = Padding((Shape(sequence=6, completion=4),), pad_id=9)
+RAGGED = Padding((Shape(8, 8), Shape(16, 16), Shape(32, 32)), pad_id=9)
 
 
 def pairs(count: int) -> Dataset:
@@ -24,19 +34,91 @@ def train(count: int, *, shuffle: bool, seed: int = 7) -> TrainBatches:
     return TrainBatches(pairs(count), 4, PADDING, seed, shuffle)
 
 
-def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:
-    batch = collate({"prompt_ids": [[1, 2]], "chosen_ids": [[3]], "rejected_ids": [[4, 5, 6]]}, PADDING)
-    assert batch["prompt_input_ids"].tolist() == [[9, 9, 1, 2]]
-    assert batch["prompt_attention_mask"].tolist() == [[0, 0, 1, 1]]
-    assert batch["chosen_input_ids"].tolist() == [[3, 9, 9]]
-    assert batch["chosen_attention_mask"].tolist() == [[1, 0, 0]]
-    assert batch["rejected_attention_mask"].tolist() == [[1, 1, 1]]
+def ragged(count: int) -> Dataset:
+    """Pair n has a prompt of one token and completions of 1 to 31 tokens of id n."""
+    sizes = np.random.default_rng(0).integers(1, 32, count).tolist()
+    rows = [
+        {"prompt_ids": [n], "chosen_ids": [n] * size, "rejected_ids": [n]} for n, size in enumerate(sizes)
+    ]
+    return Dataset.from_list(rows)
+
+
+def test_a_completion_follows_its_prompt_and_padding_follows_both() -> None:
+    rows = {"prompt_ids": [[1, 2]], "chosen_ids": [[3]], "rejected_ids": [[4, 5, 6]]}
+    batch = collate(rows, PADDING.shapes[0], PADDING.pad_id)
+    assert batch["chosen_input_ids"].tolist() == [[1, 2, 3, 9, 9, 9]]
+    assert batch["chosen_attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0]]
+    assert batch["rejected_input_ids"].tolist() == [[1, 2, 4, 5, 6, 9]]
+    assert batch["rejected_labels"].tolist() == [[4, 5, 6, 9]]
+    assert batch["rejected_label_mask"].tolist() == [[1, 1, 1, 0]]
+    assert batch["chosen_label_mask"].tolist() == [[1, 0, 0, 0]]
     assert all(array.dtype == np.int32 for array in batch.values())
+    assert token_counts(batch) == {"tokens": 3 + 5, "padded_tokens": 12}
 
 
-def test_an_empty_prompt_is_all_padding() -> None:
-    batch = collate({"prompt_ids": [[]], "chosen_ids": [[3]], "rejected_ids": [[4]]}, PADDING)
-    assert batch["prompt_attention_mask"].tolist() == [[0, 0, 0, 0]]
+def test_a_label_stands_behind_the_place_that_predicts_it() -> None:
+    rows = {"prompt_ids": [[1, 2], [1]], "chosen_ids": [[3, 4], [5]], "rejected_ids": [[6], [7, 8]]}
+    batch = collate(rows, PADDING.shapes[0], PADDING.pad_id)
+    for side in ("chosen", "rejected"):
+        following = np.roll(batch[f"{side}_input_ids"], -1, axis=1)
+        found = np.take_along_axis(following, batch[f"{side}_places"], axis=1)
+        kept = batch[f"{side}_label_mask"].astype(bool)
+        assert found[kept].tolist() == batch[f"{side}_labels"][kept].tolist()
+
+
+def test_the_longest_pair_just_fits() -> None:
+    rows = {"prompt_ids": [[1, 2]], "chosen_ids": [[3, 4, 5, 6]], "rejected_ids": [[7]]}
+    assert collate(rows, PADDING.shapes[0], 9)["chosen_places"].tolist() == [[1, 2, 3, 4]]
+
+
+def test_ragged_batches_have_the_shortest_length_that_fits_and_every_pair_once() -> None:
+    batches = TrainBatches(ragged(64), 4, RAGGED, 7, True)
+    seen: list[int] = []
+    lengths = []
+    for step in range(16):
+        mask = batches[step]["chosen_attention_mask"]
+        lengths.append(mask.shape[1])
+        assert mask.shape[1] == next(s.sequence for s in RAGGED.shapes if s.sequence >= mask.sum(1).max())
+        seen += batches[step]["chosen_input_ids"][:, 0].tolist()
+    assert sorted(seen) == list(range(64))
+    assert set(lengths) == {8, 16, 32}
+    assert lengths != sorted(lengths)
+
+
+def test_without_shuffle_ragged_batches_keep_the_files_order() -> None:
+    batches = TrainBatches(ragged(64), 4, RAGGED, 7, False)
+    assert [batches.indices(step).tolist() for step in (0, 15, 16)] == [
+        [0, 1, 2, 3],
+        [60, 61, 62, 63],
+        [0, 1, 2, 3],
+    ]
+
+
+def test_a_limit_evaluates_the_first_pairs_of_the_file_whatever_their_length() -> None:
+    counted = [
+        pair
+        for batch, weights in EvalBatches(ragged(64), 4, RAGGED, limit=3)
+        for pair, weight in zip(batch["chosen_input_ids"][:, 0].tolist(), weights, strict=True)
+        if weight
+    ]
+    assert sorted(counted) == list(range(12))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_shapes_fit_all_pairs_and_are_the_same_on_every_mesh(claim: Claim, shuffle: bool) -> None:
+    training = {"globalBatchSize": 4, "maxSteps": 1, "shuffle": shuffle}
+    train, held_out = (
+        ragged(64),
+        Dataset.from_list([{"prompt_ids": [0] * 32, "chosen_ids": [1] * 30, "rejected_ids": [1]}]),
+    )
+    found = [
+        padding_of(claim.config("x", training=training, mesh=mesh), train, held_out, 9)
+        for mesh in ({"fsdp": 4}, {"sp": 2, "fsdp": 2})
+    ]
+    assert found[0] == found[1]
+    assert found[0].shapes[-1] == Shape(64, 32)
+    off = padding_of(claim.config("x", training=training | {"lengthBuckets": 1}), train, held_out, 9)
+    assert off.shapes == (Shape(64, 32),)
 
 
 def test_without_shuffle_the_file_order_repeats() -> None:
@@ -72,7 +154,7 @@ def test_the_last_evaluation_batch_is_filled_up_with_weight_0() -> None:
     batches = EvalBatches(pairs(5), 4, PADDING)
     weights = [w.tolist() for _, w in batches]
     assert weights == [[1, 1, 1, 1], [1, 0, 0, 0]]
-    assert {len(batch["prompt_input_ids"]) for batch, _ in batches} == {4}
+    assert {len(batch["chosen_input_ids"]) for batch, _ in batches} == {4}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +164,7 @@ def test_every_held_out_pair_counts_exactly_once(count: int, size: int) -> None:
     counted = dict.fromkeys(range(count), 0.0)
     for batch, weights in EvalBatches(pairs(count), size, PADDING):
         assert {len(array) for array in (weights, *batch.values())} == {size}
-        for pair, weight in zip(batch["prompt_input_ids"][:, -1].tolist(), weights.tolist(), strict=True):
+        for pair, weight in zip(batch["chosen_input_ids"][:, 0].tolist(), weights.tolist(), strict=True):
             counted[pair] += weight
     assert counted == dict.fromkeys(range(count), 1.0)
 

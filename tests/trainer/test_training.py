@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.trainer import tiny_models
-from tests.trainer.jobs import TRAINING, Claim
+from tests.trainer.jobs import TRAINING, Claim, write_ragged_pairs
 from tests.trainer.kills import finish
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS, OUTPUT_MODEL
@@ -104,8 +104,8 @@ def test_metrics_jsonl_has_every_step_at_full_precision(first: Run, claim: Claim
     names |= {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
     names |= {"logps/chosen", "logps/rejected"}
     assert all(names < line.keys() for line in steps)
-    assert {line["padded_tokens"] for line in steps} == {8 * 2 * (32 + 32)}
-    assert all(0 < line["tokens"] < line["padded_tokens"] for line in steps)
+    assert all(0 < line["tokens"] < line["padded_tokens"] <= 8 * 2 * (32 + 32) for line in steps)
+    assert all(line["padded_tokens"] % (8 * 2 * 16) == 0 for line in steps)
     evaluations = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
     assert evaluations == {step: found["loss"] for step, found in first.report.evaluations.items()}
 
@@ -283,6 +283,36 @@ def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: 
         if isinstance(one, Step) and isinstance(two, Step):
             for name in ("loss", "rewards/accuracies", "rewards/margins", "grad_norm"):
                 assert one.numbers[name] == pytest.approx(two.numbers[name], abs=1e-4), name
+
+
+def test_short_batches_have_the_losses_of_padded_ones_and_all_programs_come_first(
+    train: Train, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpojob_trainer.training import trainer
+
+    compiled: list[int] = []
+    compile_all = trainer.compile_all
+    monkeypatch.setattr(
+        trainer, "compile_all", lambda tasks, tell: (compiled.append(len(tasks)), compile_all(tasks, tell))
+    )
+    write_ragged_pairs(claim.path / "ragged.jsonl", 32)
+    found = {}
+    for buckets in (6, 1):
+        name = f"ragged-{buckets}"
+        wanted = {"shuffle": False, "maxSteps": 4, "lengthBuckets": buckets, "gradientAccumulationSteps": 2}
+        spec = EIGHT_CHIPS | {
+            "training": TRAINING | wanted,
+            "dataset": {"uri": f"pvc://{claim.name}/ragged.jsonl", "columns": {"prompt": "prompt"}},
+        }
+        run = train(claim.config(name, **spec))
+        assert [event.name for event in run.events if isinstance(event, Phase)].count("compiling") == 1
+        found[name] = [line for line in claim.metrics(name) if "loss" in line]
+    short, long = found.values()
+    assert compiled == [len({line["padded_tokens"] for line in lines}) for lines in (short, long)] == [2, 1]
+    for one, two in zip(short, long, strict=True):
+        assert one["tokens"] == two["tokens"]
+        for number in ("loss", "grad_norm", "logps/chosen", "logps/rejected", "rewards/margins"):
+            assert one[number] == pytest.approx(two[number], rel=1e-5, abs=1e-5), number
 
 
 @pytest.mark.slow

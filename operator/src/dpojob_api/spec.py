@@ -249,6 +249,13 @@ class TrainingSpec(ApiModel):
         default=True,
         description="shuffle gives every epoch a new order that seed decides; false keeps the file's order.",
     )
+    length_buckets: int = Field(
+        default=6,
+        ge=1,
+        le=16,
+        description="lengthBuckets is the largest number of sequence lengths that steps are compiled for; a batch takes pairs "
+        "of similar length and the shortest length that fits. 1 pads every pair to maxPromptLength + maxCompletionLength.",
+    )
     seed: int = Field(
         default=42, ge=0, le=2147483647, description="seed decides the order of the training pairs."
     )

@@ -17,6 +17,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data import gate
 from dpojob_trainer.data.files import load_split
+from dpojob_trainer.data.handover import Tokenised, address_of, read
 from dpojob_trainer.data.report import DataReport, Facts, report_of
 from dpojob_trainer.data.rows import RowError, check_columns, read_pair
 from dpojob_trainer.data.split import held_out
@@ -44,6 +45,7 @@ class PreparedData:
     ``train`` and ``evaluation`` (None without evalSplit or evalFraction) have the columns ``prompt_ids``,
     ``chosen_ids`` and ``rejected_ids``: lists of int of at most maxPromptLength and maxCompletionLength, without padding.
     ``revision`` is the commit of an ``hf://`` data set; ``pairs_sha256`` is equal for equal pairs in equal order.
+    ``rows`` is what may be handed over to others.
     """
 
     train: Dataset
@@ -52,30 +54,38 @@ class PreparedData:
     report: DataReport
     revision: str | None = None
     pairs_sha256: str = ""
+    rows: Tokenised | None = None
 
 
-def prepare(config: TrainerConfig, model_dir: Path, workdir: Path | None = None) -> PreparedData:
+def prepare(
+    config: TrainerConfig, model_dir: Path, workdir: Path | None = None, shared: Path | None = None
+) -> PreparedData:
     """Load, tokenise and split the data set and check it; equal on every host, in file order (shuffling is the trainer's).
 
     Args:
         config: the attempt's configuration; dataset, dpo lengths and globalBatchSize are read.
         model_dir: what ``sources.fetch_model`` returned; the tokenizer is read from it.
         workdir: where a gs:// data set is downloaded to and caches lie; a temporary folder if unset.
+        shared: the folder where rows that were tokenised before may be; None to tokenise.
 
     Raises:
         TrainerError: what ``examine`` and ``accept`` raise.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="dpojob-data-") as folder:
-            return prepare(config, model_dir, Path(folder))
-    prepared = examine(config, model_dir, workdir)
+            return prepare(config, model_dir, Path(folder), shared)
+    prepared = examine(config, model_dir, workdir, shared=shared)
     logger.info("data: %s", prepared.report.model_dump_json(by_alias=True))
     accept(prepared, config)
     return prepared
 
 
 def examine(
-    config: TrainerConfig, model_dir: Path, workdir: Path, data_path: Path | None = None
+    config: TrainerConfig,
+    model_dir: Path,
+    workdir: Path,
+    data_path: Path | None = None,
+    shared: Path | None = None,
 ) -> PreparedData:
     """Load, tokenise and split the data set and report on it, without judging the report.
 
@@ -84,6 +94,7 @@ def examine(
         model_dir: as for ``prepare``.
         workdir: as for ``prepare``.
         data_path: a local file or folder to read instead of dataset.uri.
+        shared: as for ``prepare``.
 
     Raises:
         TrainerError: DatasetNotFound, DatasetInvalid, ColumnNotFound, DatasetEmpty (no rows), NoChatTemplate, ModelNotFound
@@ -94,25 +105,50 @@ def examine(
     tokenizer = load_tokenizer(model_dir)
     lengths = Lengths(config.dpo.max_prompt_length, config.dpo.max_completion_length)
     spec = pinned(config.dataset, data_path)
-    train_rows, eval_rows = load_rows(spec, workdir, data_path)
-    train = tokenize_rows(train_rows, spec.columns, tokenizer, lengths, spec.split)
-    eval_split = spec.eval_split or spec.split
-    evaluation = (
-        None if eval_rows is None else tokenize_rows(eval_rows, spec.columns, tokenizer, lengths, eval_split)
-    )
-    check_vocabulary([train, evaluation], model_dir)
-    facts = facts_of(train, spec.split)
-    eval_facts = None if evaluation is None else facts_of(evaluation, eval_split)
+    rows = tokenised(spec, lengths, tokenizer, model_dir, workdir, data_path, shared)
+    check_vocabulary([rows.train, rows.evaluation], model_dir)
+    facts = facts_of(rows.train, spec.split)
+    eval_facts = None if rows.evaluation is None else facts_of(rows.evaluation, eval_split_of(spec))
     report = report_of(facts, eval_facts, lengths, spec.columns.model_dump(exclude_none=True))
     report = report.model_copy(update={"violations": gate.violations(report, spec.gate)})
     return PreparedData(
-        usable(train),
-        None if evaluation is None else usable(evaluation),
+        usable(rows.train),
+        None if rows.evaluation is None else usable(rows.evaluation),
         tokenizer,
         report,
         spec.revision,
         fingerprint([part for part in (facts, eval_facts) if part is not None]),
+        rows,
     )
+
+
+def tokenised(
+    spec: DatasetSpec,
+    lengths: Lengths,
+    tokenizer: PreTrainedTokenizerBase,
+    model_dir: Path,
+    workdir: Path,
+    data_path: Path | None,
+    shared: Path | None,
+) -> Tokenised:
+    """Return the rows as token ids: from `shared` if they are there, else from the data set."""
+    address = "" if shared is None else address_of(spec, lengths, model_dir, workdir)
+    if shared is not None and (found := read(shared, address)) is not None:
+        logger.info("data: the tokenised pairs are those in %s", shared)
+        return found
+    train, evaluation = load_rows(spec, workdir, data_path)
+    return Tokenised(
+        tokenize_rows(train, spec.columns, tokenizer, lengths, spec.split),
+        None
+        if evaluation is None
+        else tokenize_rows(evaluation, spec.columns, tokenizer, lengths, eval_split_of(spec)),
+        address,
+    )
+
+
+def eval_split_of(spec: DatasetSpec) -> str:
+    """Return the split that the held-out rows are of."""
+    return spec.eval_split or spec.split
 
 
 def accept(data: PreparedData, config: TrainerConfig) -> None:

@@ -6,6 +6,7 @@ Checkpoint arrays do not pass through here: Orbax writes them below :attr:`Outpu
 from pathlib import Path
 from typing import Protocol
 
+from dpojob_api.constants import OUTPUT_PAIRS
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import parse_uri
 from dpojob_trainer.store.fence import Writer, writer_of
@@ -120,3 +121,8 @@ def open_store(uri: str, writer: Writer | None = None) -> OutputStore:
     if scheme == "gs":
         return GcsStore(uri, writer)
     raise ValueError(f"{uri!r}: an output is pvc://claim/path or gs://bucket/path")
+
+
+def pairs_of(out: OutputStore) -> Path | None:
+    """Return the folder of the tokenised pairs, which the driver hands over to its hosts; None if the output is in GCS."""
+    return None if out.folder is None else out.folder / OUTPUT_PAIRS

@@ -1,40 +1,70 @@
-"""Feeds the steps: which pairs make up step n, padded to static shapes. A pure function of seed and step, so a resumed
-run sees the same batches and every host builds the same ones.
+"""Feeds the steps: which pairs make up step n, padded to one of few static shapes. A pure function of the data, the seed
+and the step, so a resumed run sees the same batches and every host builds the same ones.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from dpojob_trainer.data.lengths import lengths_of
+from dpojob_trainer.training.buckets import Ints, gathered
+
 Batch = dict[str, NDArray[np.generic]]
-# A pair is two sequences, so its prompt counts twice.
-SEQUENCES = ("prompt", "chosen", "prompt", "rejected")
-SIDES = ("prompt", "chosen", "rejected")
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The static lengths of a batch in tokens: of its sequences, and of its completions, of which alone there are logits."""
+
+    sequence: int
+    completion: int
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Static shapes in tokens, and the id that fills them up."""
+    """The shapes that batches can have, ascending, the last one for every pair; and the id that fills them up."""
 
-    prompt: int
-    completion: int
+    shapes: tuple[Shape, ...]
     pad_id: int
 
+    def bucket(self, tokens: Ints) -> Ints:
+        """Return the number of the smallest shape for sequences of so many tokens."""
+        found: Ints = np.searchsorted([shape.sequence for shape in self.shapes], tokens)
+        return found
 
-def collate(rows: dict[str, list[list[int]]], padding: Padding) -> Batch:
-    """Pad token lists to EasyDeL's preference batch: prompts on the left, completions on the right.
+    def shape_of(self, tokens: Ints) -> Shape:
+        """Return the smallest shape for a batch of such sequences."""
+        return self.shapes[int(self.bucket(tokens.max()))]
 
-    Returns `prompt_input_ids` and mask `[pairs, prompt]`, `chosen_*` and `rejected_*` `[pairs, completion]`, int32.
+
+def collate(rows: dict[str, list[list[int]]], shape: Shape, pad_id: int) -> Batch:
+    """Join each prompt with both of its completions, and pad on the right.
+
+    Returns for `chosen` and `rejected`, int32: `input_ids` and `attention_mask` `[pairs, sequence]`; `labels` and
+    `label_mask`, the completion's tokens `[pairs, completion]`; and `places`, the positions that predict them.
     """
+    begins = np.array([[len(prompt)] for prompt in rows["prompt_ids"]])
+    places = np.clip(begins + np.arange(shape.completion) - 1, 0, shape.sequence - 1).astype(np.int32)
     batch: Batch = {}
     for side in SIDES:
-        width = padding.prompt if side == "prompt" else padding.completion
-        ids, mask = pad(rows[f"{side}_ids"], width, padding.pad_id, left=side == "prompt")
-        batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"] = ids, mask
+        completions = rows[f"{side}_ids"]
+        joined = [[*prompt, *rest] for prompt, rest in zip(rows["prompt_ids"], completions, strict=True)]
+        ids, mask = pad(joined, shape.sequence, pad_id, left=False)
+        labels, label_mask = pad(completions, shape.completion, pad_id, left=False)
+        arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels, "label_mask": label_mask}
+        batch |= {f"{side}_{name}": array for name, array in (arrays | {"places": places}).items()}
     return batch
+
+
+def blank(shape: Shape, pairs: int) -> Batch:
+    """Return a batch of a shape without tokens."""
+    empty: list[list[int]] = [[]] * pairs
+    return collate({"prompt_ids": empty, "chosen_ids": empty, "rejected_ids": empty}, shape, 0)
 
 
 def pad(
@@ -52,14 +82,14 @@ def pad(
 
 def token_counts(batch: Batch) -> dict[str, float]:
     """Return the positions of both sequences of every pair: `tokens` without and `padded_tokens` with padding."""
-    masks = [batch[f"{side}_attention_mask"] for side in SEQUENCES]
+    masks = [batch[f"{side}_attention_mask"] for side in SIDES]
     return {
         "tokens": float(sum(int(mask.sum()) for mask in masks)),
         "padded_tokens": float(sum(mask.size for mask in masks)),
     }
 
 
-def order(pairs: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
+def order(pairs: int, seed: int, epoch: int, *, shuffle: bool) -> Ints:
     """Return the order of the pairs in one epoch (counted from 0)."""
     if not shuffle:
         return np.arange(pairs)
@@ -68,7 +98,10 @@ def order(pairs: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """The batch of every optimizer step."""
+    """The batch of every optimizer step.
+
+    Shuffled, a batch has pairs of similar length (:func:`buckets.gathered`); else it has the file's next ones.
+    """
 
     pairs: Dataset
     size: int
@@ -76,20 +109,49 @@ class TrainBatches:
     seed: int
     shuffle: bool
 
-    def indices(self, step: int) -> NDArray[np.int64]:
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes that batches can have."""
+        return self.padding.shapes[: int(self._bucket.max()) + 1]
+
+    def indices(self, step: int) -> Ints:
         """Return the rows of step `step` (counted from 0)."""
-        per_epoch = len(self.pairs) // self.size
-        epoch, place = divmod(step, per_epoch)
-        rows = order(len(self.pairs), self.seed, epoch, shuffle=self.shuffle)
-        return rows[place * self.size : (place + 1) * self.size]
+        epoch, place = divmod(step, len(self.pairs) // self.size)
+        if epoch not in self._epochs:
+            self._epochs.clear()
+            self._epochs[epoch] = self._batches_of(epoch)
+        rows: Ints = self._epochs[epoch][place]
+        return rows
 
     def __getitem__(self, step: int) -> Batch:
-        return collate(self.pairs[self.indices(step).tolist()], self.padding)
+        rows = self.indices(step)
+        return collate(
+            self.pairs[rows.tolist()], self.padding.shape_of(self._longer[rows]), self.padding.pad_id
+        )
+
+    @cached_property
+    def _epochs(self) -> dict[int, Ints]:
+        return {}
+
+    def _batches_of(self, epoch: int) -> Ints:
+        rows = order(len(self.pairs), self.seed, epoch, shuffle=self.shuffle)
+        if self.shuffle:
+            # The third number keeps the batches' order apart from the pairs' own.
+            return gathered(rows, self._bucket, self.size, [self.seed, epoch, 1])
+        return rows[: len(rows) // self.size * self.size].reshape(-1, self.size)
+
+    @cached_property
+    def _longer(self) -> Ints:
+        return lengths_of(self.pairs).longer
+
+    @cached_property
+    def _bucket(self) -> Ints:
+        return self.padding.bucket(self._longer)
 
 
 @dataclass(frozen=True)
 class EvalBatches:
-    """The held-out pairs in file order; the last batch is filled up with pairs of weight 0."""
+    """The held-out pairs, the shorter ones first; the last batch is filled up with pairs of weight 0."""
 
     pairs: Dataset
     size: int
@@ -100,9 +162,27 @@ class EvalBatches:
         batches = -(-len(self.pairs) // self.size)
         return batches if self.limit is None else min(batches, self.limit)
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the batches."""
+        return tuple(dict.fromkeys(self._shape(rows) for rows in self._rows))
+
     def __iter__(self) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
         """Yield batches and the weight of each pair `[pairs]`: 1, or 0 for a repeated one."""
-        for number in range(len(self)):
-            rows = np.arange(number * self.size, (number + 1) * self.size)
-            weights = (rows < len(self.pairs)).astype(np.float32)
-            yield collate(self.pairs[(rows % len(self.pairs)).tolist()], self.padding), weights
+        for rows in self._rows:
+            weights = (np.arange(self.size) < len(rows)).astype(np.float32)
+            filled = np.resize(rows, self.size).tolist()
+            yield collate(self.pairs[filled], self._shape(rows), self.padding.pad_id), weights
+
+    def _shape(self, rows: Ints) -> Shape:
+        return self.padding.shape_of(self._longer[rows])
+
+    @cached_property
+    def _longer(self) -> Ints:
+        return lengths_of(self.pairs).longer
+
+    @cached_property
+    def _rows(self) -> list[Ints]:
+        count = min(len(self.pairs), len(self) * self.size)
+        rows = np.argsort(self.padding.bucket(self._longer[:count]), kind="stable")
+        return [rows[at : at + self.size] for at in range(0, count, self.size)]

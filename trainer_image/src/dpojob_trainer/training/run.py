@@ -35,13 +35,15 @@ from dpojob_trainer.progress import (
 from dpojob_trainer.training import compile_cache, samples, utilisation
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
-from dpojob_trainer.training.batches import EvalBatches, Padding, TrainBatches
+from dpojob_trainer.training.batches import EvalBatches, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.loop import Cadence
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
 from dpojob_trainer.training.preemption import Preemption
+from dpojob_trainer.training.shapes import padding_of
 from dpojob_trainer.training.tracking import Tracker, open_tracker
-from dpojob_trainer.training.trainer import Cadence, Hooks, PreferenceTrainer
+from dpojob_trainer.training.trainer import Hooks, PreferenceTrainer
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +75,11 @@ class Recorder:
         self.last: Numbers | None = None
         self.evaluations: dict[int, Numbers] = {}
 
-    def stepped(self, state: Any, step: int, numbers: Numbers) -> None:
-        """Record one optimizer step."""
+    def stepped(self, state: Any | None, step: int, numbers: Numbers) -> None:
+        """Record one optimizer step; the state is there if the trackers may want it."""
         self.last = numbers
-        self._tracker.weights(state, step)
+        if state is not None:
+            self._tracker.weights(state, step)
         if not self._first:
             return
         self._emit(Step(step, self._total, numbers, device_bytes()))
@@ -140,7 +143,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     compile_cache.enable(out.folder, config.platform)
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
-        prepared = data.prepare(config, model_dir, place.workdir)
+        prepared = data.prepare(config, model_dir, place.workdir, store.pairs_of(out))
     origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
     with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
@@ -193,14 +196,16 @@ class Leaving:
     def __init__(self, preemption: Preemption, checkpoints: Checkpoints, out: store.OutputStore) -> None:
         self._preemption, self._checkpoints, self._out = preemption, checkpoints, out
 
+    def told(self) -> bool:
+        """Return on all hosts alike whether to leave."""
+        return self._preemption.agreed()
+
     def __call__(self, state: Any, step: int) -> None:
-        """Go on, or save and raise on all hosts.
+        """Save and raise on all hosts.
 
         Raises:
             TrainerError: Preempted.
         """
-        if not self._preemption.agreed():
-            return
         self._out.check_fence()
         self._checkpoints.save(state, step)
         self._checkpoints.wait()
@@ -245,14 +250,14 @@ def build(
     """Load policy and reference and build the trainer around them."""
     training, tokenizer = config.training, prepared.tokenizer
     pad_id = pad_token_id(tokenizer)
-    padding = Padding(config.dpo.max_prompt_length, config.dpo.max_completion_length, pad_id)
+    padding = padding_of(config, prepared.train, prepared.evaluation, pad_id)
     policy = weights.load_model(model_dir, config)
     arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
     arguments.padding_value = pad_id
 
     utilised = utilisation.meter(policy, config)
 
-    def stepped(state: Any, step: int, numbers: Numbers) -> None:
+    def stepped(state: Any | None, step: int, numbers: Numbers) -> None:
         recorder.stepped(state, step, numbers | utilised(numbers))
 
     def save(state: Any, step: int, evaluation: Numbers | None) -> None:
@@ -276,9 +281,13 @@ def build(
         if prepared.evaluation is None
         else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
         cadence=Cadence(
-            recorder._total, training.eval_steps, training.checkpoint_steps, training.keep_best_checkpoint
+            recorder._total,
+            training.eval_steps,
+            training.checkpoint_steps,
+            training.keep_best_checkpoint,
+            config.tracking.weight_histogram_steps,
         ),
-        hooks=Hooks(stepped, recorder.evaluated, save, leaves, recorder.phase),
+        hooks=Hooks(stepped, recorder.evaluated, save, leaves.told, leaves, recorder.phase),
     )
 
 

@@ -79,8 +79,8 @@ class StepFunctions:
             rejected=out["rejected_logps"],
             ref_chosen=batch[CHOSEN],
             ref_rejected=batch[REJECTED],
-            chosen_tokens=batch["chosen_attention_mask"].sum(-1),
-            rejected_tokens=batch["rejected_attention_mask"].sum(-1),
+            chosen_tokens=batch["chosen_label_mask"].sum(-1),
+            rejected_tokens=batch["rejected_label_mask"].sum(-1),
         )
         chosen, rejected = self.beta * pairs.chosen_ratio, self.beta * pairs.rejected_ratio
         return self.pair_loss(pairs), {
@@ -93,7 +93,7 @@ class StepFunctions:
         }
 
     def _reference_logps(self, reference: Any | None, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        pairs = batch["prompt_input_ids"].shape[0]
+        pairs = batch["chosen_input_ids"].shape[0]
         if reference is None:
             return {CHOSEN: jnp.zeros(pairs), REJECTED: jnp.zeros(pairs)}
         size = pairs // self.micro_batches

@@ -9,13 +9,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from easydel.trainers import DPOTrainer
-from easydel.trainers.direct_preference_optimization_trainer._fn import concatenated_forward
 from easydel.trainers.trainer_protocol import (
     TrainerConfigureDataloaderOutput,
     TrainerConfigureFunctionOutput,
@@ -25,9 +23,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches, token_counts
+from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, blank, token_counts
+from dpojob_trainer.training.forward import log_probabilities
+from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
-from dpojob_trainer.training.program import Program
+from dpojob_trainer.training.program import Program, compile_all
 from dpojob_trainer.training.step import StepFunctions
 
 Numbers = dict[str, float]
@@ -38,41 +38,21 @@ class Hooks:
     """What happens around the steps; an exception in a hook ends the run.
 
     Attributes:
-        stepped: called on every process after each step with the number of steps done and its metrics.
+        stepped: called on every process with the metrics of each step and the number of steps done, in their order, as a
+            rule while the next step runs; the state is None then.
         evaluated: called on every process after each evaluation.
         save: called on every process when a checkpoint is due, with the numbers of an evaluation at the same step.
-        between: called on every process after each step but the last, when all that is due is done; it may end the run.
+        told_to_leave: asked on every process after each step but the last, when all that is due is done.
+        leave: called on every process, if so, after `stepped`; it ends the run.
         phase: called with the name of the phase that begins.
     """
 
-    stepped: Callable[[Any, int, Numbers], None]
+    stepped: Callable[[Any | None, int, Numbers], None]
     evaluated: Callable[[int, Numbers], None]
     save: Callable[[Any, int, Numbers | None], None]
-    between: Callable[[Any, int], None]
+    told_to_leave: Callable[[], bool]
+    leave: Callable[[Any, int], None]
     phase: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """When to evaluate and to save, in optimizer steps; None means only at the end.
-
-    With `rated` an evaluation precedes every checkpoint.
-    """
-
-    total: int
-    evaluate: int | None
-    save: int
-    rated: bool = False
-
-    def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows step `step` (0 is before the first)."""
-        if step in (0, self.total) or (self.rated and self.saves(step)):
-            return True
-        return bool(self.evaluate and step % self.evaluate == 0)
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint follows step `step`."""
-        return step > 0 and (step == self.total or step % self.save == 0)
 
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
@@ -111,12 +91,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         )
 
     def configure_functions(self) -> TrainerConfigureFunctionOutput:
-        """Compile both steps on the model's mesh; the state is donated to the training step."""
+        """Make both steps on the model's mesh; the state is donated to the training step."""
         arguments, mesh = self.arguments, self.model.mesh
         if arguments.reference_free:
             self.reference_state = None
-        steps = StepFunctions(_forward(arguments), self.loss, arguments.beta, self._micro_batches())
-        everywhere = NamedSharding(mesh, PartitionSpec())
+        steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
+        self._everywhere = everywhere = NamedSharding(mesh, PartitionSpec())
         reference = self.reference_state.shardings if self.reference_state is not None else None
         train = jax.jit(
             steps.train,
@@ -129,9 +109,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             in_shardings=(self.state_shardings, everywhere, everywhere, reference),
             out_shardings=everywhere,
         )
-        self._evaluate = Program("evaluating", evaluate, self.hooks.phase)
+        self._evaluate = Program("evaluating", evaluate, self.hooks.phase, _shape)
         return TrainerConfigureFunctionOutput(
-            sharded_training_step_function=Program("training", train, self.hooks.phase),
+            sharded_training_step_function=Program("training", train, self.hooks.phase, _shape),
             sharded_evaluation_step_function=None,
             mesh=mesh,
             checkpoint_manager=None,
@@ -155,35 +135,89 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     ) -> tuple[TrainerOutput, None]:
         with self.mesh:
             first = int(jax.device_get(state.step))
+            if first < self.cadence.total:
+                self._compile(state)
             if first == 0:
                 self.run_evaluation(state, 0)
-            for step in range(first, self.cadence.total):
-                state = self._one_step(state, step)
-                if step + 1 < self.cadence.total:
-                    self.hooks.between(state, step + 1)
+            self.hooks.phase("training")
+            self._began = time.perf_counter()
+            state = run_steps(self, self.cadence, state, first)
         return TrainerOutput(
             state=state, mesh=self.mesh, checkpoint_path=None, last_save_file_name=None
         ), None
 
-    def _one_step(self, state: Any, step: int) -> Any:
-        began = time.perf_counter()
+    def _compile(self, state: Any) -> None:
+        """Compile the steps of all shapes before the first one."""
+        training, reference = self.sharded_training_step_function, self.reference_state
+        tasks = training.lowered(
+            [(state, self._blank(shape, self.batches.size), reference) for shape in self.batches.shapes]
+        )
+        if self.evaluation is not None:
+            size = self.evaluation.size
+            weights = jax.ShapeDtypeStruct((size,), jnp.float32)
+            blanks = [self._blank(shape, size) for shape in self.evaluation.shapes]
+            tasks += self._evaluate.lowered([(state, batch, weights, reference) for batch in blanks])
+        compile_all(tasks, self.hooks.phase)
+
+    def _blank(self, shape: Shape, pairs: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self._everywhere)
+            for name, array in blank(shape, pairs).items()
+        }
+
+    def place(self, step: int) -> Placed:
+        """Put a step's batch on the devices."""
         batch = self.batches[step]
-        state, metrics = self.sharded_training_step_function(state, batch, self.reference_state)
-        numbers = self._numbers(metrics, step) | token_counts(batch)
-        numbers |= {"seconds": time.perf_counter() - began}
-        _require_finite(numbers, step + 1)
-        if step == 0 and self.reference_state is not None:
+        arrays = {
+            # Unlike device_put, this does not make the hosts compare what they place.
+            name: jax.make_array_from_callback(array.shape, self._everywhere, array.__getitem__)
+            for name, array in batch.items()
+        }
+        return Placed(step, arrays, token_counts(batch))
+
+    def dispatch(self, state: Any, batch: Placed) -> tuple[Any, Any]:
+        """Begin a step, which takes the state; return the state and the metrics to come."""
+        return self.sharded_training_step_function(state, batch.arrays, self.reference_state)  # type: ignore[no-any-return]
+
+    def settle(self, done: Running, state: Any | None) -> None:
+        """Wait for a step's numbers, check and record them.
+
+        Raises:
+            TrainerError: NonFiniteLoss or ReferenceMismatch.
+        """
+        numbers = self._numbers(done.metrics, done.step) | done.counts
+        now = time.perf_counter()
+        numbers |= {"seconds": now - self._began}
+        self._began = now
+        _require_finite(numbers, done.step + 1)
+        if done.step == 0 and self.reference_state is not None:
             _require_reference(numbers["loss"], self.initial)
-        self.hooks.stepped(state, step + 1, numbers)
-        evaluation = self.run_evaluation(state, step + 1) if self.cadence.evaluates(step + 1) else None
-        if self.cadence.saves(step + 1):
-            self.hooks.save(state, step + 1, evaluation)
-        return state
+        self.hooks.stepped(state, done.step + 1, numbers)
+
+    def do_what_is_due(self, state: Any, step: int) -> None:
+        """Evaluate and save."""
+        evaluation = self.run_evaluation(state, step) if self.cadence.evaluates(step) else None
+        if self.cadence.saves(step):
+            self.hooks.save(state, step, evaluation)
+        self._began = time.perf_counter()
+
+    def told_to_leave(self, running: Any) -> bool:
+        """Return on all hosts alike whether to end the run after the step whose metrics are `running`."""
+        if jax.process_count() > 1:
+            # The hosts agree by a collective, which must not meet those of a step that still runs.
+            jax.block_until_ready(running.loss)
+        return self.hooks.told_to_leave()
+
+    def leave(self, state: Any, step: int) -> None:
+        """End the run."""
+        self.hooks.leave(state, step)
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
         found = {"loss": metrics.loss} | dict(metrics.other_metrics)
         numbers = {name: float(value) for name, value in jax.device_get(found).items()}
-        return numbers | {"learning_rate": float(self.scheduler(step))}
+        # On a chip the schedule would wait for the step that runs.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return numbers | {"learning_rate": float(self.scheduler(step))}
 
     def run_evaluation(self, state: Any, step: int) -> Numbers | None:
         """Evaluate on the held-out pairs, if there are any; hand the means to the hook and return them."""
@@ -191,10 +225,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             return None
         self.hooks.phase("evaluating")
         began = time.perf_counter()
-        sums: Numbers = {}
-        for batch, weights in self.evaluation:
-            for name, value in self._evaluate_batch(state, batch, weights).items():
-                sums[name] = sums.get(name, 0.0) + value
+        sums = self._sums_over(state, self.evaluation)
         pairs = sums.pop("pairs")
         numbers = {name: value / pairs for name, value in sums.items()}
         _require_finite(numbers, step)
@@ -202,9 +233,21 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         self.hooks.phase("training")
         return numbers
 
-    def _evaluate_batch(self, state: Any, batch: Batch, weights: np.ndarray[Any, Any]) -> Numbers:
-        sums = self._evaluate(state, batch, weights, self.reference_state)
-        return {name: float(value) for name, value in jax.device_get(sums).items()}
+    def _sums_over(self, state: Any, batches: EvalBatches) -> Numbers:
+        """Return the sums over all pairs; while a batch is computed, the next one is made."""
+        total: Numbers = {}
+        pending = iter(batches)
+        following = next(pending, None)
+        while following is not None:
+            sums = self._evaluate(state, *following, self.reference_state)
+            following = next(pending, None)
+            for name, value in jax.device_get(sums).items():
+                total[name] = total.get(name, 0.0) + float(value)
+        return total
+
+
+def _shape(state: Any, batch: dict[str, Any], *_: Any) -> tuple[int, ...]:
+    return (*batch["chosen_input_ids"].shape, batch["chosen_labels"].shape[1])
 
 
 def _require_finite(numbers: Numbers, step: int) -> None:
@@ -230,18 +273,3 @@ def _require_reference(loss: float, initial: InitialLoss) -> None:
             "precision.compute float32, and report the job's spec if the message stays",
             step=1,
         )
-
-
-def _forward(arguments: Any) -> Any:
-    return partial(
-        concatenated_forward,
-        is_encoder_decoder=False,
-        label_pad_token_id=arguments.label_pad_token_id,
-        padding_value=arguments.padding_value,
-        max_length=arguments.max_length,
-        truncation_mode=arguments.truncation_mode,
-        aux_loss_enabled=False,
-        # Any other type than ipo returns sums over tokens; the loss takes the average itself.
-        loss_type="sigmoid",
-        logprob_vocab_chunk_size=arguments.logprob_vocab_chunk_size,
-    )

@@ -16,6 +16,8 @@ from dpojob_trainer.weights.checkpoint import read_json, unsupported
 VERIFIED = ("gemma", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 # The policy must compute what the reference computes.
 NO_DROPOUT = dict.fromkeys(("attention_dropout", "embd_pdrop", "resid_pdrop"), 0.0)
+# Positions that splash attention takes at once (ejkernel's heuristic on TPU); lengths of batches are multiples of it.
+SPLASH_BLOCK = 128
 # EasyDeL reads these as its own settings or as types that only torch has.
 FOREIGN_KEYS = {"torch_dtype", "dtype", "auto_map", "transformers_version", "_name_or_path"}
 
@@ -129,6 +131,9 @@ def _settings(config: TrainerConfig, compute: Any) -> dict[str, Any]:
         "gradient_checkpointing": EasyDeLGradientCheckPointers(policy),
         "freq_max_position_embeddings": config.attention.max_positions,
         "mask_max_position_embeddings": config.attention.max_positions,
+        # EasyDeL leaves splash attention for lengths that these do not divide; its own 512 are more than the kernel needs.
+        "blocksize_q": SPLASH_BLOCK,
+        "blocksize_k": SPLASH_BLOCK,
     }
 
 
