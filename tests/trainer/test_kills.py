@@ -18,6 +18,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.progress import HostReport
+from dpojob_trainer.store.marker import MARKER
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
@@ -117,6 +118,7 @@ def test_what_one_host_cannot_read_no_host_uses(claim: Claim, hosts: int, whole:
     output = f"damaged-{hosts}"
     checkpoints = claim.path / output / OUTPUT_CHECKPOINTS
     shutil.copytree(claim.path / whole / OUTPUT_CHECKPOINTS, checkpoints)
+    shutil.copy(claim.path / whole / MARKER, claim.path / output)
     own = list((checkpoints / f"step_{TOTAL[hosts]}").rglob(f"ocdbt.process_{hosts - 1}/d/*"))
     assert own, "Orbax keeps arrays elsewhere now"
     for file in own:
