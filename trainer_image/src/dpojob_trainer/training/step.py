@@ -100,7 +100,9 @@ class StepFunctions:
 
         def score(start: jax.Array) -> tuple[jax.Array, jax.Array]:
             part = {k: jax.lax.dynamic_slice_in_dim(v, start, size) for k, v in batch.items()}
-            out = self.forward(reference.model, part)
+            # A recomputed layer assigns its parameters, which must be variables of this loop's own trace.
+            own = jax.tree_util.tree_map(lambda leaf: leaf, reference.graphstate)
+            out = self.forward(reference.merge(own), part)
             return out["chosen_logps"], out["rejected_logps"]
 
         if self.micro_batches == 1:
