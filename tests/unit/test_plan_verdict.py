@@ -56,11 +56,11 @@ def test_the_largest_stage_decides() -> None:
     verdict = judge(stages, 30.0, at_least=False)
     assert (verdict.fits, verdict.stage, verdict.tight) == (False, "b", False)
     assert judge(stages, 31.5, at_least=False).tight
+    assert not judge(stages, 31.5, at_least=True).fits, "what the compiler refused does not fit"
 
 
 def test_the_optimizer_starts_beside_policy_and_reference() -> None:
-    start = Measured(arguments=10, outputs=20, aliased=0, temporaries=1, code=0)
-    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, start)}
+    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, 21.0)}
     assert stages["optimizer initialisation"].device == 10 + 5 + 21
     assert stages["loading"].host == 2 * 4 * 3
     assert stages["training step"].device == 89.0

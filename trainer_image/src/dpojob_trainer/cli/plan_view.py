@@ -42,7 +42,7 @@ def headline(answer: "Answer") -> str:
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.model_dump().items())
     return (
         f"{answer.job}: {answer.parameters / 1e9:.3g} B parameters in {answer.layers} layers on "
-        f"{plan.accelerator_type} {plan.topology} ({plan.chips} chips, {plan.hosts} hosts), mesh {mesh}, "
+        f"{plan.accelerator_type} {plan.topology} ({plan.chips} chips on {plan.hosts} host{'s'[: plan.hosts > 1]}), mesh {mesh}, "
         f"sequences of {answer.sequence} tokens"
     )
 

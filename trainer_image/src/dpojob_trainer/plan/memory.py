@@ -93,7 +93,7 @@ class Verdict:
     @property
     def fits(self) -> bool:
         """Whether every stage does."""
-        return self.needed <= self.usable
+        return not self.at_least and self.needed <= self.usable
 
     @property
     def tight(self) -> bool:

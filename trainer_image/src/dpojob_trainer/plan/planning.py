@@ -80,7 +80,7 @@ def probe(
     devices = topology.devices_of(config.plan, config.generation)
     cuts = CUTS if layers > CUTS[-1] else (layers,)
     with topology.seen(devices):
-        found = [_cut(config, model_dir, epoch, total or SOME_STEPS, devices, cut, tell) for cut in cuts]
+        found = [cut_of(config, model_dir, epoch, total or SOME_STEPS, devices, cut, tell) for cut in cuts]
     return _whole(config, found, layers, chip)
 
 
@@ -95,7 +95,7 @@ class Cut:
     fingerprint: str
 
 
-def _cut(
+def cut_of(
     config: TrainerConfig,
     model_dir: Path,
     epoch: Epoch,
@@ -104,30 +104,30 @@ def _cut(
     layers: int,
     tell: Callable[[str], None],
 ) -> Cut:
+    """Compile a model's first layers for devices that are seen (:func:`topology.seen`)."""
     with lowering.cut_model(model_dir, layers) as folder:
         step = lowering.train_step(config, folder, epoch.longest, total)
     tell(f"compiling {layers} layers")
-    lowered = step.traced.lower()
+    lowered, start = step.traced.lower(), step.optimizer_start()
     return Cut(
         layers,
         measure.measure(step.traced, lowered, devices),
-        measure.measure(*_traced_and_lowered(step.optimizer_start()), devices),
+        measure.measure(start, start.lower(), devices),
         step.sizes,
         measure.fingerprint(lowered),
     )
 
 
-def _traced_and_lowered(traced: Any) -> tuple[Any, Any]:
-    return traced, traced.lower()
-
-
 def _whole(config: TrainerConfig, cuts: list[Cut], layers: int, chip: ChipSpec) -> Probe:
+    usable = chip.usable_hbm_bytes
     sizes = _all_layers([Sample(cut.layers, cut.sizes) for cut in cuts], layers)
-    step = _measured([(cut.layers, cut.step) for cut in cuts], layers)
-    start = _measured([(cut.layers, cut.start) for cut in cuts], layers)
-    needed = step.total if step else _refused([(cut.layers, cut.step) for cut in cuts], layers)
-    stages = stages_of(config, sizes, needed, start)
-    verdict = judge(stages, chip.usable_hbm_bytes, at_least=step is None)
+    steps, starts = [(cut.layers, cut.step) for cut in cuts], [(cut.layers, cut.start) for cut in cuts]
+    step, start = _measured(steps, layers), _measured(starts, layers)
+    needed = step.total if step else _refused(steps, layers, usable)
+    # The arguments of the initialisation are the parameters, which are there already.
+    begun = start.total - start.arguments if start else _refused(starts, layers, usable)
+    stages = stages_of(config, sizes, needed, begun)
+    verdict = judge(stages, usable, at_least=step is None or start is None)
     return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, cuts[-1].fingerprint)
 
 
@@ -141,11 +141,11 @@ def _all_layers(samples: list[Sample[Any]], layers: int) -> Any:
     return samples[0].measured if len(samples) == 1 else extrapolate(samples[0], samples[-1], layers)
 
 
-def _refused(found: list[tuple[int, Measured | TooLarge]], layers: int) -> float:
+def _refused(found: list[tuple[int, Measured | TooLarge]], layers: int, usable: int) -> float:
     """Return the bytes that all layers need at least, by what the compiler says it lacks."""
     totals = list(_totals(found))
     if len(totals) < 2:
-        return max((total for _, total in totals), default=float("inf"))
+        return max([usable, *(total for _, total in totals)])
     (low, first), (high, second) = totals
     return line_through(low, high, layers)(first, second)
 

@@ -4,7 +4,6 @@ The initialisation is compiled; loading and the export follow from the arrays' s
 """
 
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer.plan.measured import Measured
 from dpojob_trainer.plan.memory import Sizes, Stage
 from dpojob_trainer.weights.exporter import MAX_SHARD_BYTES
 from dpojob_trainer.weights.gather import CHUNK_BYTES
@@ -13,23 +12,22 @@ from dpojob_trainer.weights.gather import CHUNK_BYTES
 COPIES_OF_A_PART = 2
 
 
-def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: Measured | None) -> list[Stage]:
+def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: float) -> list[Stage]:
     """Return the stages in their order.
 
     Args:
         config: the job.
         sizes: of the arrays with all layers.
         step: bytes of one device during a training step.
-        start: the optimizer's initialisation; None if the compiler refused it.
+        start: bytes that the optimizer's initialisation adds to the parameters.
     """
     local = config.plan.chips_per_host
     loaded = sizes.parameters + sizes.reference
-    # The arguments of the initialisation are the parameters, which are there already.
-    beside = start.total - start.arguments if start else float("inf")
     gathered = CHUNK_BYTES if config.plan.hosts > 1 else 0
+    written = min(MAX_SHARD_BYTES, sizes.parameters * config.plan.chips)
     return [
         Stage("loading", loaded, COPIES_OF_A_PART * local * sizes.largest, compiled=False),
-        Stage("optimizer initialisation", loaded + beside, None, compiled=True),
+        Stage("optimizer initialisation", loaded + start, None, compiled=True),
         Stage("training step", step, None, compiled=True),
-        Stage("export", sizes.resident + gathered, MAX_SHARD_BYTES + CHUNK_BYTES, compiled=False),
+        Stage("export", sizes.resident + gathered, written + gathered, compiled=False),
     ]
