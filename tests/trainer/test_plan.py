@@ -22,6 +22,7 @@ from dpojob_trainer.cli import plan_view
 from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.plan import lowering, measure, planning, topology
+from dpojob_trainer.plan.flops import arithmetic
 from dpojob_trainer.training.batches import Shape
 
 pytestmark = pytest.mark.jax
@@ -90,9 +91,25 @@ def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
 )
 def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     config = Claim("inputs", folder).config("plan", accelerator={"type": "v4-16"}, **spec)
-    planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
-    run = trainers_step(config, folder, tmp_path)
+    with lowering.own_recomputation(folder):
+        planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
+    with lowering.own_recomputation(folder):
+        run = trainers_step(config, folder, tmp_path)
     assert measure.fingerprint(planned) == measure.fingerprint(run)
+
+
+def test_every_change_has_its_own_recomputation(folder: Path) -> None:
+    """EasyDeL would keep that of the first one."""
+    found = []
+    for policy in ("nothing_saveable", "none", "checkpoint_dots"):
+        config = Claim("inputs", folder).config(
+            "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
+        )
+        with lowering.own_recomputation(folder):
+            found.append(
+                arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
+            )
+    assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def cut_of(
     tell: Callable[[str], None],
 ) -> Cut:
     """Compile a model's first layers for devices that are seen (:func:`topology.seen`)."""
-    with lowering.cut_model(model_dir, layers) as folder:
+    with lowering.cut_model(model_dir, layers) as folder, lowering.own_recomputation(folder):
         step = lowering.train_step(config, folder, epoch.longest, total)
     tell(f"compiling {layers} layers")
     lowered, start = step.traced.lower(), step.optimizer_start()
