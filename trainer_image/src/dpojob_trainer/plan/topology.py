@@ -1,6 +1,7 @@
 """The devices of a slice that is not there, as libtpu's ahead-of-time compiler describes them."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,9 @@ CHIP_CONFIGS = {"v4": "megacore"}
 
 
 def prepare() -> None:
-    """Set what libtpu and JAX read when they are loaded; before anything imports JAX."""
+    """Set what libtpu, JAX and the attention kernels read when they are loaded; before anything imports JAX."""
+    # Blocks that EasyDeL has chosen on this machine at another time are not those of a fresh pod.
+    os.environ.setdefault("EJKERNEL_PERSISTENT_CACHE_DIR", tempfile.mkdtemp(prefix="dpojob-kernels-"))
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
