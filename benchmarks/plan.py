@@ -1,6 +1,6 @@
 """``make bench-plan``: what a plan extrapolates from 2 and 4 layers against the whole model's compilation.
 
-Writes benchmarks/results/plan.json, whose table is in docs/benchmarks.md. What was compiled is kept, so a run that was
+Prints a table and writes benchmarks/results/plan.json. What was compiled is kept, so a run that was
 broken off goes on; with --seconds it stops in time.
 """
 

@@ -108,7 +108,7 @@ def verdict(answer: "Answer") -> str:
     left = answer.usable_bytes - answer.needed_bytes
     least = "at least " if answer.at_least else ""
     if answer.fits:
-        tight = "; that is less than the extrapolation's error" if answer.tight else ""
+        tight = "; that is less than the error allowed for" if answer.tight else ""
         return f"fits: {gib(left)} GiB of {gib(answer.usable_bytes)} stay free in stage {answer.stage}{tight}"
     words = (
         f"does not fit: stage {answer.stage} needs {least}{gib(answer.needed_bytes)} GiB of "

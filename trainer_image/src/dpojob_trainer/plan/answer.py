@@ -64,7 +64,7 @@ class Answer(ApiModel):
     at_least: bool = Field(description="atLeast is set when the compiler gave up, so more may be needed.")
     fits: bool = Field(description="fits tells whether the job does.")
     tight: bool = Field(
-        description="tight tells that the extrapolation's error is larger than what is left or lacks."
+        description="tight tells that what is left or lacks is less than the error allowed for."
     )
     stage: str = Field(description="stage is the largest one.")
     bytes: dict[str, int] = Field(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dpojob_trainer.plan.measured import Measured
 
-# Extrapolated totals are checked to this share of them (docs/benchmarks.md); what is closer to the limit is called tight.
+# The error of extrapolated totals that is allowed for (ADR 18); what is closer to the limit is called tight.
 ERROR = 0.03
 
 
@@ -97,7 +97,7 @@ class Verdict:
 
     @property
     def tight(self) -> bool:
-        """Whether the error of the extrapolation is larger than what is left, or lacks."""
+        """Whether what is left, or lacks, is less than the error allowed for."""
         return abs(self.usable - self.needed) <= ERROR * self.needed
 
 
