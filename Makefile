@@ -96,6 +96,9 @@ bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a 
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
+bench-plan: venv ## Compare what plans extrapolate from few layers with whole compilations
+	@USE_TORCH=0 $(PY) -m benchmarks.plan
+
 # Their control plane is their own: nothing of the local cluster but its programs.
 test-chaos: venv ## The operator killed at 300 of its API calls, on a private control plane
 	@$(PYTEST) tests/chaos -m "not slow"
@@ -129,6 +132,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-plan demo test
 
 -include hack/cluster/cluster.mk

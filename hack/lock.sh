@@ -10,6 +10,6 @@ compile() {
 }
 compile operator/requirements.lock --extra operator
 compile trainer_image/requirements.lock --extra trainer --extra tpu
-compile tests/requirements.lock --extra operator --extra trainer --group lint --group test --group torch \
+compile tests/requirements.lock --extra operator --extra trainer --extra tpu --group lint --group test --group torch \
   --constraint trainer_image/requirements.lock --constraint operator/requirements.lock
 compile tests/parity/requirements.lock --group trl --constraint tests/requirements.lock

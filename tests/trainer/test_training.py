@@ -272,6 +272,7 @@ def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: 
     spec = EIGHT_CHIPS | {
         "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3, "logSteps": 2},
         "dataset": {"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
+        "gradientCheckpointing": "nothing_saveable",
     }
     whole = train(claim.config("whole", **spec))
     spec["training"] = spec["training"] | {"gradientAccumulationSteps": 2}

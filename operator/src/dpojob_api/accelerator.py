@@ -3,6 +3,10 @@
 Rows come from ``data/tpu_table.csv`` (xpk's system characteristics, checked against KubeRay's TPU samples). The first
 row of a type is its default topology. ``v4``, ``v5p`` and ``tpu7x`` types count TensorCores, two per chip;
 ``v5litepod`` and ``v6e`` types count chips.
+
+``data/tpu_chips.csv`` has what one JAX device of a generation can do: peaks and bandwidths from Google's pages on each
+generation (``docs.cloud.google.com/tpu/docs``), usable HBM from libtpu 0.0.37's own refusals, which is what the compiler
+leaves of the chip's memory.
 """
 
 import csv
@@ -15,8 +19,6 @@ from dpojob_api.base import ApiModel
 # DWS flex-start documentation: "TPU v3 and v4 are not supported".
 NO_FLEX_START: tuple[str, ...] = ("v4",)
 CHIP_COUNTING_PREFIXES: tuple[str, ...] = ("v5litepod", "v6e")
-# Peak bfloat16 FLOP/s of a chip by generation, from Cloud TPU's "System architecture" pages.
-PEAK_FLOPS: dict[str, float] = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "tpu7x": 2307e12}
 
 
 class SliceShape(ApiModel):
@@ -32,11 +34,43 @@ class SliceShape(ApiModel):
     hosts: int
 
 
+class ChipSpec(ApiModel):
+    """What one JAX device of a generation has."""
+
+    generation: str
+    devices_per_chip: int
+    peak_bf16_tflops: float
+    usable_hbm_gib: float
+    hbm_gb_per_second: float
+    ici_gb_per_second: float
+    clock_mhz: float
+
+    @property
+    def usable_hbm_bytes(self) -> int:
+        """Bytes that programs and arrays can take."""
+        return int(self.usable_hbm_gib * 2**30)
+
+    @property
+    def peak_flops_of_chip(self) -> float:
+        """FLOP/s of the whole chip in bfloat16."""
+        return self.peak_bf16_tflops * 1e12 * self.devices_per_chip
+
+
+@cache
+def chips() -> dict[str, ChipSpec]:
+    """Return every generation's device."""
+    rows = csv.DictReader(_table("tpu_chips.csv"))
+    return {row["generation"]: ChipSpec.model_validate(row) for row in rows}
+
+
+def _table(name: str) -> list[str]:
+    return (files("dpojob_api") / "data" / name).read_text(encoding="utf-8").splitlines()
+
+
 @cache
 def shapes() -> tuple[SliceShape, ...]:
     """Return every known slice shape in table order."""
-    text = (files("dpojob_api") / "data" / "tpu_table.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(_table("tpu_table.csv"))
     return tuple(SliceShape.model_validate(row) for row in rows)
 
 

@@ -14,6 +14,9 @@ ENVIRONMENT = {
     "EASYDEL_AUTO": "0",
     # The launcher decides which process has which id; the import must not start a distributed runtime.
     "ENABLE_DISTRIBUTED_INIT": "0",
+    # Attention kernels would otherwise be timed while the step is traced, when nothing runs, so that every host and every
+    # start could choose other blocks, that is another program.
+    "EJKERNEL_AUTOTUNE_POLICY": "heuristics",
 }
 # Flax walks the graph of a module recursively, deeper than Python's default limit for deep models.
 RECURSION_LIMIT = 10_000

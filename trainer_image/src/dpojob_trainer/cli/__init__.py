@@ -1,4 +1,6 @@
-"""``dpojob``: what a user runs on a laptop. It starts fast: only ``run`` imports Ray, and its hosts JAX and EasyDeL."""
+"""``dpojob``: what a user runs on a laptop. It starts fast: only ``run`` imports Ray, and its hosts JAX and EasyDeL;
+``plan`` imports them once the manifest has been accepted.
+"""
 
 import json
 import os
@@ -19,6 +21,11 @@ RUN_EXIT_CODES = (
     "Exit codes: 0 trained, checked and written; 2 the manifest or the command line is wrong; 3 the data is refused; 4 model "
     "or data cannot be found, reached or read with these credentials; 130 interrupted; 1 anything else. The reason is in the "
     "last line."
+)
+
+PLAN_EXIT_CODES = (
+    "Exit codes: 0 it fits; 2 the manifest, the model, the slice or the command line is wrong; 3 the compiler fails; 4 it "
+    "does not fit; 1 anything else."
 )
 
 QUIET = {"USE_TORCH": "0", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -90,6 +97,56 @@ def run(
     from dpojob_trainer.cli.running import Options, run_file
 
     raise typer.Exit(run_file(file, Options(store, pvc or [], hosts, metrics_port, verbose)))
+
+
+@app.command(epilog=PLAN_EXIT_CODES)
+def plan(
+    file: Annotated[Path, typer.Argument(help="DPOJob manifest, YAML or JSON.", exists=True, dir_okay=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read config.json from this folder instead of model.uri.", exists=True, file_okay=False
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Tokenise this file or folder for the lengths of the pairs.", exists=True),
+    ] = None,
+    lengths: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with tokens per pair: lists prompt, chosen, rejected.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    price_per_chip_hour: Annotated[
+        float | None, typer.Option(help="Say what the job costs at this price.", min=0)
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Try no further change after so long, if the job does not fit.", min=0)
+    ] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Say whether a job fits its slice, and how long it takes, before a chip is paid for.
+
+    Compiles the trainer's own step for exactly this slice, on the CPU; needs the trainer's packages and libtpu, no
+    weights. What the compiler said is kept in DPOJOB_PLAN_CACHE (~/.cache/dpojob/plan).
+    """
+    quiet()
+    from dpojob_trainer.cli import plan_view
+    from dpojob_trainer.cli.planning import Options, plan_file
+
+    err = Console(stderr=True)
+    chosen = Options(model, data, lengths, price_per_chip_hour, minutes)
+    planned = plan_file(file, chosen, lambda words: err.print(words, style="dim", soft_wrap=True))
+    if as_json:
+        answer = planned.answer.model_dump(mode="json", by_alias=True) if planned.answer else None
+        outcome = {"exitCode": int(planned.code), "reason": planned.reason, "problem": planned.problem}
+        print(json.dumps(outcome | {"answer": answer}, indent=2, ensure_ascii=False))
+    else:
+        plan_view.show(planned, Console(), err)
+    raise typer.Exit(planned.code)
 
 
 def quiet() -> None:

@@ -16,7 +16,7 @@ import jax
 
 from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DType, ExportFormat
+from dpojob_api.spec import DType, ExportFormat, PrecisionSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
@@ -292,16 +292,19 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return what the policy is before its first step, in as little memory as possible; None if reference-free.
-
-    Matrices have the narrower of the types of parameters and computation, as no update ever needs more. Norms and
-    biases keep the policy's type, because XLA may skip rounding them to the type of the computation.
-    """
+    """Return what the policy is before its first step, in as little memory as possible; None if reference-free."""
     if config.dpo.reference_free:
         return None
-    precision = config.precision
-    narrow = DType.BFLOAT16 in (precision.params, precision.compute)
-    return weights.load_model(model_dir, config, matrix_dtype=DType.BFLOAT16 if narrow else None)
+    return weights.load_model(model_dir, config, matrix_dtype=reference_dtype(config.precision))
+
+
+def reference_dtype(precision: PrecisionSpec) -> DType | None:
+    """Return the type of the reference's matrices if it is not the policy's.
+
+    It is the narrower of the types of parameters and computation, as no update ever needs more. Norms and biases keep
+    the policy's type, because XLA may skip rounding them to the type of the computation.
+    """
+    return DType.BFLOAT16 if DType.BFLOAT16 in (precision.params, precision.compute) else None
 
 
 def pad_token_id(tokenizer: Any) -> int:

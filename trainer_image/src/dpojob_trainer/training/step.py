@@ -7,13 +7,13 @@ with the global batch; and the gradient norm is the global one, before clipping.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpojob_trainer.training.losses import PairLoss, Pairs
 
@@ -100,7 +100,9 @@ class StepFunctions:
 
         def score(start: jax.Array) -> tuple[jax.Array, jax.Array]:
             part = {k: jax.lax.dynamic_slice_in_dim(v, start, size) for k, v in batch.items()}
-            out = self.forward(reference.model, part)
+            # A recomputed layer assigns its parameters, which must be variables of this loop's own trace.
+            own = jax.tree_util.tree_map(lambda leaf: leaf, reference.graphstate)
+            out = self.forward(reference.merge(own), part)
             return out["chosen_logps"], out["rejected_logps"]
 
         if self.micro_batches == 1:
@@ -109,6 +111,30 @@ class StepFunctions:
         else:
             chosen, rejected = jax.lax.map(score, jnp.arange(self.micro_batches) * size)
         return {CHOSEN: chosen.reshape(pairs), REJECTED: rejected.reshape(pairs)}
+
+
+def jitted(steps: StepFunctions, mesh: Mesh, state: Any, reference: Any | None) -> tuple[Any, Any]:
+    """Return both steps for a mesh, to be compiled; the training step takes the state.
+
+    Args:
+        steps: what to compute.
+        mesh: the model's.
+        state: the shardings of the training state.
+        reference: those of the reference's state.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    train = jax.jit(
+        steps.train,
+        in_shardings=(state, everywhere, reference),
+        out_shardings=(state, everywhere),
+        donate_argnums=(0,),
+    )
+    evaluate = jax.jit(
+        replace(steps, micro_batches=1).evaluate,
+        in_shardings=(state, everywhere, everywhere, reference),
+        out_shardings=everywhere,
+    )
+    return train, evaluate
 
 
 def on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -23,12 +23,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, blank, token_counts
+from dpojob_trainer.training.abstract import abstract_batch
+from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, token_counts
 from dpojob_trainer.training.forward import log_probabilities
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
 from dpojob_trainer.training.program import Program, compile_all
-from dpojob_trainer.training.step import StepFunctions
+from dpojob_trainer.training.step import StepFunctions, jitted
 
 Numbers = dict[str, float]
 
@@ -96,19 +97,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         if arguments.reference_free:
             self.reference_state = None
         steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
-        self._everywhere = everywhere = NamedSharding(mesh, PartitionSpec())
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
         reference = self.reference_state.shardings if self.reference_state is not None else None
-        train = jax.jit(
-            steps.train,
-            in_shardings=(self.state_shardings, everywhere, reference),
-            out_shardings=(self.state_shardings, everywhere),
-            donate_argnums=(0,),
-        )
-        evaluate = jax.jit(
-            StepFunctions(steps.forward, steps.pair_loss, steps.beta, 1).evaluate,
-            in_shardings=(self.state_shardings, everywhere, everywhere, reference),
-            out_shardings=everywhere,
-        )
+        train, evaluate = jitted(steps, mesh, self.state_shardings, reference)
         self._evaluate = Program("evaluating", evaluate, self.hooks.phase, _shape)
         return TrainerConfigureFunctionOutput(
             sharded_training_step_function=Program("training", train, self.hooks.phase, _shape),
@@ -160,10 +151,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         compile_all(tasks, self.hooks.phase)
 
     def _blank(self, shape: Shape, pairs: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self._everywhere)
-            for name, array in blank(shape, pairs).items()
-        }
+        return abstract_batch(shape, pairs, self._everywhere)
 
     def place(self, step: int) -> Placed:
         """Put a step's batch on the devices."""

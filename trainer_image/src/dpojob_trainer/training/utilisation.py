@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
-from dpojob_api.accelerator import PEAK_FLOPS
+from dpojob_api.accelerator import chips
 from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.progress import Numbers
@@ -28,7 +28,7 @@ def meter(policy: Any, config: TrainerConfig) -> Callable[[Numbers], Numbers]:
     if config.platform is Platform.CPU:
         return lambda numbers: {}
     per_token = flops_per_token(multiplied(shapes(policy)), reference=not config.dpo.reference_free)
-    peak = PEAK_FLOPS[config.generation] * config.plan.chips
+    peak = chips()[config.generation].peak_flops_of_chip * config.plan.chips
 
     def read(numbers: Numbers) -> Numbers:
         return {"mfu": per_token * numbers["tokens"] / numbers["seconds"] / peak}

@@ -31,14 +31,12 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     easydel_compat.prepare()
     import jax
     import jax.numpy as jnp
-    from easydel.modules.auto.auto_configuration import get_modules_by_type
     from flax import nnx
 
     settings = read_json(model_dir / "config.json")
-    model_type = _supported_type(settings)
+    config_class, module_class = classes_of(settings)
     _check_devices(config, jax.device_count())
     rotary.keep_table_in_float32()
-    config_class, module_class = get_modules_by_type(model_type, _causal_lm())
     own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS} | NO_DROPOUT
     positions = config.attention.max_positions or 0
     module_config = config_class.from_dict(rotary.checked(full_attention(own, positions), positions))
@@ -50,6 +48,18 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
         precision=_precision(dtype),
         rngs=nnx.Rngs(0),
     )
+
+
+def classes_of(settings: dict[str, Any]) -> tuple[Any, Any]:
+    """Return EasyDeL's classes of configuration and model for config.json's content.
+
+    Raises:
+        TrainerError: MODEL_UNSUPPORTED.
+    """
+    from easydel.modules.auto.auto_configuration import get_modules_by_type
+
+    found: tuple[Any, Any] = get_modules_by_type(_supported_type(settings), _causal_lm())
+    return found
 
 
 def full_attention(settings: dict[str, Any], positions: int) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""``make bench-plan``: what a plan extrapolates from 2 and 4 layers against the whole model's compilation.
+
+Prints a table and writes benchmarks/results/plan.json. What was compiled is kept, so a run that was
+broken off goes on; with --seconds it stops in time.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dpojob_trainer.plan import topology
+
+topology.prepare()
+
+from dpojob_api.trainer_config import TrainerConfig, trainer_config  # noqa: E402
+from dpojob_api.v1alpha1 import DPOJob  # noqa: E402
+from dpojob_trainer import easydel_compat  # noqa: E402
+
+easydel_compat.prepare()
+
+from dpojob_trainer.plan import planning  # noqa: E402
+from dpojob_trainer.plan.extrapolate import Sample, extrapolate  # noqa: E402
+from dpojob_trainer.plan.lengths import epoch_of  # noqa: E402
+from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / "results" / "plan.json"
+COMMON: dict[str, Any] = {
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": {"model_type": "qwen3", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
+    | {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "llama": {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6}
+    | {"num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "gemma": {"model_type": "gemma", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
+    | {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+}
+SLICES = ("v4-16", "v5litepod-16")
+HEAD = "| model | slice | layers | GiB per chip: extrapolated / whole | error | heap | operations | cycles |\n|---|---|---|---|---|---|---|---|"
+Row = dict[str, Any]
+
+
+def main() -> int:
+    """Compare what is asked for; return 0 when all is done, 75 when it must be called again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--slices", nargs="+", default=list(SLICES))
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start nothing new after this time"
+    )
+    args = parser.parse_args()
+    deadline = time.monotonic() + args.seconds
+    rows: list[Row] = []
+    for name in args.models:
+        for slice_type in args.slices:
+            if time.monotonic() > deadline:
+                print("out of time; call again to go on")
+                return 75
+            rows.append(compare(name, slice_type))
+            print(line(rows[-1]), flush=True)
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print("\n".join([HEAD, *map(line, rows)]))
+    return 0
+
+
+def config_of(slice_type: str) -> TrainerConfig:
+    """Return a job of 16 pairs of up to 1024 tokens."""
+    spec = {
+        "model": {"uri": "pvc://inputs/model"},
+        "dataset": {"uri": "pvc://inputs/pairs.jsonl"},
+        "dpo": {"maxPromptLength": 512, "maxCompletionLength": 512},
+        "training": {"globalBatchSize": 16, "maxSteps": 100},
+        "precision": {"params": "float32", "compute": "bfloat16"},
+        "accelerator": {"type": slice_type},
+        "output": {"uri": "pvc://outputs/out"},
+    }
+    meta = {"name": "bench", "namespace": "bench", "uid": "bench"}
+    return trainer_config(DPOJob.from_wire({"metadata": meta, "spec": spec}), attempt=1)
+
+
+def compare(name: str, slice_type: str) -> Row:
+    """Compile the cuts and the whole model for a slice and return both results."""
+    config, layers = config_of(slice_type), MODELS[name]["num_hidden_layers"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(COMMON | MODELS[name]), encoding="utf-8")
+        few, more, whole = (measured(config, Path(folder), count) for count in (*planning.CUTS, layers))
+    line_ends = [Sample(count, one) for count, one in zip(planning.CUTS, (few, more), strict=True)]
+    guess = extrapolate(line_ends[0], line_ends[1], layers)
+    return {
+        "model": name,
+        "slice": slice_type,
+        "layers": layers,
+        "extrapolated": asdict(guess) | {"total": guess.total},
+        "whole": asdict(whole) | {"total": whole.total},
+        "errors": {
+            "total": error(guess.total, whole.total),
+            "temporaries": error(guess.temporaries, whole.temporaries),
+            "flops": error(guess.flops, whole.flops),
+            "cycles": error(guess.cycles, whole.cycles),
+        },
+    }
+
+
+def measured(config: TrainerConfig, folder: Path, layers: int) -> Measured:
+    """Compile so many layers.
+
+    Raises:
+        ValueError: they do not fit the chip.
+    """
+    devices = topology.devices_of(config.plan, config.generation)
+    with topology.seen(devices):
+        found = planning.cut_of(config, folder, epoch_of(config, None), 100, devices, layers, print).step
+    if isinstance(found, TooLarge):
+        raise ValueError(found.words)
+    return replace(found)
+
+
+def error(guess: float, truth: float) -> float:
+    """Return the relative error."""
+    return guess / truth - 1
+
+
+def line(row: Row) -> str:
+    """Return a row of the table."""
+    gib = " / ".join(f"{row[key]['total'] / 2**30:.4f}" for key in ("extrapolated", "whole"))
+    parts = [f"{row['errors'][key]:+.2%}" for key in ("total", "temporaries", "flops", "cycles")]
+    return f"| {row['model']} | {row['slice']} | {row['layers']} | {gib} | {' | '.join(parts)} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,211 @@
+"""The planner against the trainer: the same step, and libtpu's answers about slices that are not there."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if "jax" not in sys.modules:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import pytest
+from tests.trainer import tiny_models
+from tests.trainer.jobs import Claim
+
+from dpojob_api.accelerator import chips
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import easydel_compat, weights
+from dpojob_trainer.cli import plan_view
+from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
+from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.plan import lowering, measure, planning, topology
+from dpojob_trainer.plan.flops import arithmetic
+from dpojob_trainer.training.batches import Shape
+
+pytestmark = pytest.mark.jax
+
+SHAPE = Shape(64, 32)
+STEPS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> None:
+    """As the command sets it before JAX starts."""
+    topology.prepare()
+    easydel_compat.prepare()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Qwen3 with weights."""
+    path = tmp_path_factory.mktemp("model")
+    tiny_models.write_model(path, tiny_models.QWEN3)
+    return path
+
+
+def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
+    """Return the step that the trainer lowers, from loaded weights; it is built as `run.build` does."""
+    from dpojob_trainer.training import run
+    from dpojob_trainer.training.arguments import dpo_arguments
+    from dpojob_trainer.training.loop import Cadence
+    from dpojob_trainer.training.losses import initial_loss, pair_loss
+    from dpojob_trainer.training.trainer import Hooks, PreferenceTrainer
+
+    policy = weights.load_model(folder, config)
+    arguments = dpo_arguments(config, STEPS, policy.config.vocab_size, scratch)
+    arguments.padding_value = 0
+    trainer = PreferenceTrainer(
+        arguments=arguments,
+        model=policy,
+        reference=run.load_reference(config, folder),
+        tokenizer=object(),
+        loss=pair_loss(config.dpo),
+        initial=initial_loss(config.dpo, config.precision.compute),
+        batches=None,  # type: ignore[arg-type]
+        evaluation=None,
+        cadence=Cadence(STEPS, STEPS, STEPS, False, None),
+        hooks=Hooks(*[lambda *_: None] * 6),  # type: ignore[arg-type]
+    )
+    batch = trainer._blank(SHAPE, config.training.global_batch_size)
+    with trainer.mesh:
+        program = trainer.sharded_training_step_function._function
+        return program.lower(trainer.model_state, batch, trainer.reference_state)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {
+            "mesh": {"dp": 1, "fsdp": 2, "tp": 2, "sp": 2},
+            "gradientCheckpointing": "nothing_saveable",
+            "training": {"globalBatchSize": 8, "maxSteps": STEPS, "gradientAccumulationSteps": 2},
+            "precision": {"params": "float32", "compute": "bfloat16"},
+        },
+        {"dpo": {"maxPromptLength": 32, "maxCompletionLength": 32, "referenceFree": True}},
+    ],
+    ids=["fsdp", "mixed mesh, micro-batches, recomputed", "reference-free"],
+)
+def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    config = Claim("inputs", folder).config("plan", accelerator={"type": "v4-16"}, **spec)
+    with lowering.own_recomputation(folder):
+        planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
+    with lowering.own_recomputation(folder):
+        run = trainers_step(config, folder, tmp_path)
+    assert measure.fingerprint(planned) == measure.fingerprint(run)
+
+
+def test_every_change_has_its_own_recomputation(folder: Path) -> None:
+    """EasyDeL would keep that of the first one."""
+    found = []
+    for policy in ("nothing_saveable", "none", "checkpoint_dots"):
+        config = Claim("inputs", folder).config(
+            "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
+        )
+        with lowering.own_recomputation(folder):
+            found.append(
+                arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
+            )
+    assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
+
+
+@pytest.mark.parametrize(
+    ("kind", "topology_name", "processes"),
+    [("v4-64", "2x4x4", 8), ("v5litepod-16", "4x4", 4), ("v5p-16", "2x2x2", 2), ("v6e-8", "2x4", None)],
+)
+def test_libtpu_makes_a_device_per_chip(
+    kind: str, topology_name: str, processes: int | None, tmp_path: Path
+) -> None:
+    config = Claim("inputs", tmp_path).config(
+        "plan", accelerator={"type": kind, "topology": topology_name}, training={"globalBatchSize": 64}
+    )
+    devices = topology.devices_of(config.plan, config.generation)
+    assert len(devices) == config.plan.chips
+    assert len({device.process_index for device in devices}) == (processes or config.plan.hosts)
+
+
+def test_a_slice_with_two_devices_per_chip_is_refused(tmp_path: Path) -> None:
+    config = Claim("inputs", tmp_path).config("plan", accelerator={"type": "tpu7x-8"})
+    with pytest.raises(TrainerError, match="8 devices of the 4 chips") as caught:
+        topology.devices_of(config.plan, config.generation)
+    assert caught.value.reason is TrainerReason.CONFIG_INVALID
+
+
+def manifest(path: Path, **spec: Any) -> Path:
+    base: dict[str, Any] = {
+        "model": {"uri": "pvc://inputs/model"},
+        "dataset": {"uri": "pvc://inputs/pairs.jsonl"},
+        "dpo": {"maxPromptLength": 128, "maxCompletionLength": 128},
+        "training": {"globalBatchSize": 4, "maxSteps": 10},
+        "precision": {"params": "float32", "compute": "bfloat16"},
+        "accelerator": {"type": "v4-8"},
+        "output": {"uri": "pvc://outputs/out"},
+    }
+    job = {
+        "apiVersion": "dpojob.io/v1alpha1",
+        "kind": "DPOJob",
+        "metadata": {"name": "job"},
+        "spec": base | spec,
+    }
+    path.write_text(json.dumps(job))
+    return path
+
+
+def options(model: Path | None, **values: Any) -> Options:
+    return Options(
+        **({"model": model, "data": None, "lengths": None, "price": None, "minutes": 0.0} | values)
+    )
+
+
+def model_of(path: Path, **settings: Any) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(tiny_models.SHAPE | tiny_models.QWEN3 | settings))
+    return path
+
+
+def test_a_whole_small_model_is_compiled_once_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chip's memory is scaled down, as a model that does not fit a real one compiles for minutes."""
+    monkeypatch.setenv(measure.CACHE, str(tmp_path / "kept"))
+    job, model = manifest(tmp_path / "job.yaml"), model_of(tmp_path / "model", num_hidden_layers=1)
+    fits = plan_file(job, options(model, price=3.0), print)
+    assert (fits.code, fits.problem) == (PlanExit.FITS, None)
+    assert fits.answer is not None
+    assert fits.answer.compiled_layers == [1]
+    assert sum(fits.answer.bytes.values()) == pytest.approx(fits.answer.needed_bytes, rel=1e-6)
+    small = chips()["v4"].model_copy(update={"usable_hbm_gib": fits.answer.needed_bytes / 2**30 - 1e-4})
+    monkeypatch.setattr(planning, "chips", lambda: {"v4": small})
+    monkeypatch.setattr(measure, "_compile", None)
+    found = plan_file(job, options(model), print)
+    assert (found.code, found.problem) == (PlanExit.DOES_NOT_FIT, None), "what the compiler said is kept"
+    assert found.answer is not None
+    assert found.answer.fingerprint == fits.answer.fingerprint
+    assert "does not fit: stage training step needs" in plan_view.verdict(found.answer)
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "words"),
+    [
+        ({"mesh": {"fsdp": 3}}, {}, "spec.mesh"),
+        ({}, {"model_type": "mamba"}, "model_type mamba is not supported"),
+        ({"accelerator": {"type": "tpu7x-8"}}, {}, "spec.accelerator: libtpu makes 8 devices"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(
+    spec: dict[str, Any], settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    found = plan_file(
+        manifest(tmp_path / "job.yaml", **spec), options(model_of(tmp_path / "model", **settings)), print
+    )
+    assert found.code is PlanExit.USAGE
+    assert words in str(found.problem)
+
+
+def test_a_model_on_a_claim_needs_a_local_copy(tmp_path: Path) -> None:
+    found = plan_file(manifest(tmp_path / "job.yaml"), options(None), print)
+    assert found.code is PlanExit.USAGE
+    assert "--model PATH" in str(found.problem)

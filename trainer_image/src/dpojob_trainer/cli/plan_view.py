@@ -1,0 +1,129 @@
+"""A plan for a human: what takes how much, how long it takes, and what would make it fit."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dpojob_trainer.cli.planning import Planned
+
+if TYPE_CHECKING:
+    from dpojob_trainer.plan.answer import Answer, FixAnswer
+
+GIB = 2**30
+
+
+def show(planned: Planned, out: Console, err: Console) -> None:
+    """Print the plan on `out`; on `err` what went wrong."""
+    answer = planned.answer
+    if answer is None:
+        err.print(
+            Text.assemble(("error: ", "bold red"), f"{planned.reason}: {planned.problem}"), soft_wrap=True
+        )
+        return
+    out.print(headline(answer), markup=False, highlight=False)
+    if answer.bytes:
+        out.print(bytes_table(answer))
+    out.print(stages_table(answer))
+    for line in [*time_lines(answer), *answer.remarks]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if answer.tried:
+        out.print(tried_table(answer.tried))
+    style = "bold green" if answer.fits else "bold red"
+    out.print(Text(verdict(answer), style=style), soft_wrap=True)
+
+
+def headline(answer: "Answer") -> str:
+    """Name job, slice, mesh and model in one line."""
+    plan = answer.plan
+    mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.model_dump().items())
+    return (
+        f"{answer.job}: {answer.parameters / 1e9:.3g} B parameters in {answer.layers} layers on "
+        f"{plan.accelerator_type} {plan.topology} ({plan.chips} chips on {plan.hosts} host{'s'[: plan.hosts > 1]}), mesh {mesh}, "
+        f"sequences of {answer.sequence} tokens"
+    )
+
+
+def bytes_table(answer: "Answer") -> Table:
+    """Return the step's bytes by kind."""
+    table = Table("", "GiB", title="training step, per chip", title_justify="left", box=box.SIMPLE_HEAD)
+    table.columns[1].justify = "right"
+    for name, size in answer.bytes.items():
+        table.add_row(name, gib(size))
+    table.add_row("sum", gib(sum(answer.bytes.values())), style="bold")
+    return table
+
+
+def stages_table(answer: "Answer") -> Table:
+    """Return the stages of the run."""
+    table = Table(
+        "", "GiB per chip", "GiB of host RAM", "", title="stages", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for stage in answer.stages:
+        host = "" if stage.host_bytes is None else gib(stage.host_bytes)
+        over = "red" if stage.device_bytes > answer.usable_bytes else None
+        how = "compiled" if stage.compiled else "modelled"
+        table.add_row(stage.name, gib(stage.device_bytes), host, how, style=over)
+    table.add_row("usable", gib(answer.usable_bytes), "", "", style="bold")
+    return table
+
+
+def tried_table(fixes: "list[FixAnswer]") -> Table:
+    """Return the changes that were compiled."""
+    table = Table(
+        "change", "GiB per chip", "s per step", "", title="changes", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for fix in fixes:
+        seconds = "" if fix.step_seconds is None else f"{fix.step_seconds:.3g}"
+        least = "≥ " if fix.at_least else ""
+        fits = "fits" if fix.fits else "does not fit"
+        table.add_row(changes(fix), least + gib(fix.needed_bytes), seconds, fits)
+    return table
+
+
+def time_lines(answer: "Answer") -> Iterator[str]:
+    """Yield what the job takes in time."""
+    time = answer.time
+    if time is None:
+        return
+    yield (
+        f"{time.step_seconds:.3g} s per step (arithmetic {time.compute_seconds:.3g} s, waiting for other chips "
+        f"{time.waiting_seconds:.3g} s; floor {time.floor_seconds:.3g} s), MFU {time.utilisation:.1%} on "
+        f"{time.tokens_per_step:.0f} tokens"
+    )
+    if time.steps is not None and time.hours is not None and time.chip_hours is not None:
+        cost = "" if time.cost is None else f", cost {time.cost:.2f}"
+        yield f"{time.steps} steps: {time.hours:.3g} hours, {time.chip_hours:.4g} chip-hours{cost}"
+
+
+def verdict(answer: "Answer") -> str:
+    """Say whether it fits, by how much, and what would make it fit."""
+    left = answer.usable_bytes - answer.needed_bytes
+    least = "at least " if answer.at_least else ""
+    if answer.fits:
+        tight = "; that is less than the error allowed for" if answer.tight else ""
+        return f"fits: {gib(left)} GiB of {gib(answer.usable_bytes)} stay free in stage {answer.stage}{tight}"
+    words = (
+        f"does not fit: stage {answer.stage} needs {least}{gib(answer.needed_bytes)} GiB of "
+        f"{gib(answer.usable_bytes)} GiB per chip"
+    )
+    if answer.fix is None:
+        return f"{words}; none of the {len(answer.tried)} changes tried is enough"
+    return f"{words}. Smallest change tried that fits: {changes(answer.fix)}"
+
+
+def changes(fix: "FixAnswer") -> str:
+    """Write a change as in a manifest."""
+    return ", ".join(f"{field}: {value}" for field, value in fix.changes.items())
+
+
+def gib(size: float) -> str:
+    """Write bytes in GiB."""
+    return f"{size / GIB:.2f}"

@@ -1,0 +1,132 @@
+"""What could make a job fit, smallest change first. Pure: configurations in, configurations out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dpojob_api.accelerator import SliceShape, shapes
+from dpojob_api.mesh import resolve_mesh
+from dpojob_api.spec import DType, GradientCheckpointing
+from dpojob_api.trainer_config import TrainerConfig
+
+# A slice of more chips than this many times the job's own is another job.
+LARGEST_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A changed configuration.
+
+    Attributes:
+        changes: field of the manifest to its new value.
+        config: the whole configuration.
+    """
+
+    changes: dict[str, str | int]
+    config: TrainerConfig
+
+    def words(self) -> str:
+        """Name the changes."""
+        return ", ".join(f"{field}: {value}" for field, value in self.changes.items())
+
+
+def candidates(config: TrainerConfig) -> Iterator[Fix]:
+    """Yield what to try, each on top of recomputing activations: that costs a third of the speed and nothing else.
+
+    Then come sequences that are not divided over chips, smaller micro-batches, parameters of half the size, and larger
+    slices of the same generation.
+    """
+    recomputed = _recomputed(Fix({}, config))
+    if recomputed.changes:
+        yield recomputed
+    unsplit = _unsplit(recomputed)
+    if unsplit:
+        yield unsplit
+    divided = [*_accumulated(unsplit or recomputed)]
+    yield from divided
+    if config.precision.params is DType.FLOAT32:
+        yield _halved(divided[-1] if divided else recomputed)
+    yield from _larger(recomputed)
+
+
+def _recomputed(fix: Fix) -> Fix:
+    wanted = GradientCheckpointing.NOTHING_SAVEABLE
+    if fix.config.gradient_checkpointing is wanted:
+        return fix
+    changed = fix.config.model_copy(update={"gradient_checkpointing": wanted})
+    return Fix(fix.changes | {"spec.gradientCheckpointing": wanted.value}, changed)
+
+
+def _accumulated(fix: Fix) -> Iterator[Fix]:
+    """Yield doubled numbers of micro-batches as long as every data shard has a pair of each."""
+    training, shards = fix.config.training, fix.config.plan.mesh.data_shards
+    count = training.gradient_accumulation_steps * 2
+    while training.global_batch_size % (count * shards) == 0:
+        changed = training.model_copy(update={"gradient_accumulation_steps": count})
+        yield Fix(
+            fix.changes | {"spec.training.gradientAccumulationSteps": count},
+            fix.config.model_copy(update={"training": changed}),
+        )
+        count *= 2
+
+
+def _unsplit(fix: Fix) -> Fix | None:
+    """Return the mesh with its sequence axis given to fsdp, if the batch can be divided so."""
+    mesh, training = fix.config.plan.mesh, fix.config.training
+    fsdp = mesh.fsdp * mesh.sp
+    micro_batch = training.global_batch_size // training.gradient_accumulation_steps
+    if mesh.sp == 1 or micro_batch % (mesh.dp * fsdp):
+        return None
+    plan = fix.config.plan.model_copy(update={"mesh": mesh.model_copy(update={"fsdp": fsdp, "sp": 1})})
+    changes = fix.changes | {"spec.mesh.fsdp": fsdp, "spec.mesh.sp": 1}
+    return Fix(changes, fix.config.model_copy(update={"plan": plan}))
+
+
+def _halved(fix: Fix) -> Fix:
+    precision = fix.config.precision.model_copy(update={"params": DType.BFLOAT16})
+    return Fix(
+        fix.changes | {"spec.precision.params": DType.BFLOAT16.value},
+        fix.config.model_copy(update={"precision": precision}),
+    )
+
+
+def _larger(fix: Fix) -> Iterator[Fix]:
+    """Yield larger slices of the generation, ascending, whose fsdp axis takes what is new and divides the batch."""
+    plan, training = fix.config.plan, fix.config.training
+    own = plan.chips // plan.slices
+    micro_batch = training.global_batch_size // training.gradient_accumulation_steps
+    axes = dict(zip(type(plan.mesh).model_fields, plan.mesh.dims(), strict=True))
+    for shape in _defaults(fix.config.generation):
+        grown = shape.chips // own
+        fits = shape.chips % own == 0 and 1 < grown <= LARGEST_GROWTH
+        if fits and micro_batch % (plan.mesh.data_shards * grown) == 0:
+            mesh = resolve_mesh(axes | {"fsdp": plan.mesh.fsdp * grown}, shape.chips * plan.slices)
+            yield _on(fix, shape, {"mesh": mesh})
+
+
+def _on(fix: Fix, shape: SliceShape, update: dict[str, object]) -> Fix:
+    plan = fix.config.plan
+    changed = plan.model_copy(
+        update=update
+        | {
+            "accelerator_type": shape.accelerator_type,
+            "topology": shape.topology,
+            "chips": shape.chips * plan.slices,
+            "hosts": shape.hosts * plan.slices,
+            "chips_per_host": shape.chips_per_host,
+        }
+    )
+    changes: dict[str, str | int] = {
+        "spec.accelerator.type": shape.accelerator_type,
+        "spec.accelerator.topology": shape.topology,
+        "spec.mesh.fsdp": changed.mesh.fsdp,
+    }
+    return Fix(fix.changes | changes, fix.config.model_copy(update={"plan": changed}))
+
+
+def _defaults(generation: str) -> list[SliceShape]:
+    """Return the first row of every type of a generation, fewest chips first."""
+    first: dict[str, SliceShape] = {}
+    for shape in shapes():
+        if shape.generation == generation:
+            first.setdefault(shape.accelerator_type, shape)
+    return sorted(first.values(), key=lambda shape: shape.chips)

@@ -1,0 +1,184 @@
+"""The trainer's own steps for a configuration and a model's config.json, lowered without weights or data."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from dpojob_api.spec import DType
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.plan.memory import Sizes
+from dpojob_trainer.training.batches import Shape
+from dpojob_trainer.training.plan import FLOAT32_BYTES, micro_batch_size
+from dpojob_trainer.weights.checkpoint import read_json
+
+LAYERS = "num_hidden_layers"
+# Lists with an entry per layer.
+PER_LAYER = ("layer_types", "no_rope_layers")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step is compiled from.
+
+    Attributes:
+        traced: the jitted step, traced.
+        state: shapes and places of the training state.
+        reference: those of the reference's state, None without a reference.
+        logits: bytes of the logits that one device forms at once.
+    """
+
+    traced: Any
+    state: Any
+    reference: Any | None
+    logits: float
+
+    @property
+    def sizes(self) -> Sizes:
+        """What one device holds during the whole run."""
+        parameters = parts(self.state.graphstate)
+        tied = bool(getattr(self.state.model.config, "tie_word_embeddings", False))
+        embedding = 0 if tied else sum(part.elements for part in parts(self.state.graphstate, "embed"))
+        elements = sum(part.elements for part in parameters)
+        return Sizes(
+            parameters=sum(part.bytes for part in parameters),
+            optimizer=sum(part.bytes for part in parts(self.state.opt_state)),
+            reference=sum(part.bytes for part in parts(self.reference.graphstate)) if self.reference else 0,
+            logits=self.logits,
+            elements=elements,
+            multiplied=elements - embedding,
+            largest=max(part.bytes for part in parameters),
+        )
+
+    def optimizer_start(self) -> Any:
+        """Trace the initialisation of the optimizer's state, as EasyDeL's `init_tx` runs it."""
+        import jax
+
+        places = jax.tree_util.tree_map(lambda leaf: leaf.sharding, self.state.opt_state)
+        with self.state.model.mesh:
+            return jax.jit(self.state.tx.init, out_shardings=places).trace(self.state.graphstate)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array: its elements on all devices together, and the bytes of one device's part."""
+
+    elements: int
+    bytes: int
+
+
+def parts(tree: Any, name: str = "") -> list[Part]:
+    """Return the arrays of a tree of shapes and places whose path holds `name`."""
+    import jax
+
+    return [
+        Part(prod(leaf.shape), prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if name in jax.tree_util.keystr(path)
+    ]
+
+
+def layers_of(model_dir: Path) -> int:
+    """Return the number of layers that config.json names.
+
+    Raises:
+        TrainerError: ModelNotFound when there is no config.json.
+    """
+    return int(read_json(model_dir / "config.json")[LAYERS])
+
+
+def fewer_layers(settings: dict[str, Any], layers: int) -> dict[str, Any]:
+    """Return config.json's content with the first `layers` layers alone."""
+    lists = {name: settings[name][:layers] for name in PER_LAYER if isinstance(settings.get(name), list)}
+    return settings | lists | {LAYERS: layers}
+
+
+@contextmanager
+def cut_model(model_dir: Path, layers: int) -> Iterator[Path]:
+    """Yield a folder with the config.json of a model of so many layers."""
+    settings = fewer_layers(read_json(model_dir / "config.json"), layers)
+    with tempfile.TemporaryDirectory(prefix="dpojob-plan-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        yield Path(folder)
+
+
+@contextmanager
+def own_recomputation(model_dir: Path) -> Iterator[None]:
+    """Take back what EasyDeL does to the classes of a model's layers: the first policy it sees holds for the process.
+
+    Raises:
+        TrainerError: ModelUnsupported or ModelNotFound.
+    """
+    from flax import nnx
+
+    from dpojob_trainer.weights.architecture import classes_of
+
+    module = sys.modules[classes_of(read_json(model_dir / "config.json"))[1].__module__]
+    layers = [
+        found for found in vars(module).values() if isinstance(found, type) and issubclass(found, nnx.Module)
+    ]
+    calls = {layer: vars(layer)["__call__"] for layer in layers if "__call__" in vars(layer)}
+    try:
+        yield
+    finally:
+        for layer, call in calls.items():
+            layer.__call__ = call  # type: ignore[method-assign]
+
+
+def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int) -> Step:
+    """Trace the optimizer step that the trainer would run on batches of a shape, as one of `total` steps.
+
+    Raises:
+        TrainerError: ModelUnsupported, ModelNotFound, or SliceNotReady when JAX sees another number of devices than
+            the mesh has.
+    """
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from dpojob_trainer.training import abstract
+    from dpojob_trainer.training.arguments import dpo_arguments
+    from dpojob_trainer.training.forward import log_probabilities
+    from dpojob_trainer.training.losses import pair_loss
+    from dpojob_trainer.training.run import reference_dtype
+    from dpojob_trainer.training.step import StepFunctions, jitted
+    from dpojob_trainer.weights.architecture import abstract_module
+
+    precision = config.precision
+
+    def module(matrix_dtype: DType | None = None) -> Any:
+        found = abstract_module(model_dir, config, dtype=precision.compute, param_dtype=precision.params)
+        return abstract.placed(found, matrix_dtype and jax.numpy.dtype(matrix_dtype.value))
+
+    policy = module()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = dpo_arguments(config, total, policy.config.vocab_size, Path(scratch))
+    optimizer, _ = arguments.get_optimizer_and_scheduler(total)
+    state = abstract.abstract_state(policy, optimizer)
+    reference = None if config.dpo.reference_free else module(reference_dtype(precision)).to_state()
+    for model in (state.model, *([reference.model] if reference else [])):
+        if arguments.lmhead_chunksize is not None:
+            model.config.lmhead_chunksize = arguments.lmhead_chunksize
+    steps = StepFunctions(
+        log_probabilities, pair_loss(config.dpo), config.dpo.beta, config.training.gradient_accumulation_steps
+    )
+    mesh = policy.mesh
+    train, _ = jitted(steps, mesh, state.shardings, reference.shardings if reference else None)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    with mesh:
+        traced = train.trace(
+            state, abstract.abstract_batch(shape, config.training.global_batch_size, everywhere), reference
+        )
+    positions = arguments.lmhead_chunksize or shape.completion
+    return Step(traced, state, reference, logit_bytes(config, policy.config.vocab_size, positions))
+
+
+def logit_bytes(config: TrainerConfig, vocabulary: int, positions: int) -> float:
+    """Return the bytes of one device's logits for so many positions of every sequence of a micro-batch."""
+    mesh = config.plan.mesh
+    pairs = -(-micro_batch_size(config.training) // mesh.data_shards)
+    return 2 * pairs * min(positions, -(-positions // mesh.sp)) * (vocabulary // mesh.tp) * FLOAT32_BYTES

@@ -1,0 +1,33 @@
+"""The stages of a run beside its step: what they take at most on a device and in a host's RAM. Pure.
+
+The initialisation is compiled; loading and the export follow from the arrays' sizes and from how `weights` moves them.
+"""
+
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.plan.memory import Sizes, Stage
+from dpojob_trainer.weights.exporter import MAX_SHARD_BYTES
+from dpojob_trainer.weights.gather import CHUNK_BYTES
+
+# A part is read as stored and then turned into the type and layout of the parameter.
+COPIES_OF_A_PART = 2
+
+
+def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: float) -> list[Stage]:
+    """Return the stages in their order.
+
+    Args:
+        config: the job.
+        sizes: of the arrays with all layers.
+        step: bytes of one device during a training step.
+        start: bytes that the optimizer's initialisation adds to the parameters.
+    """
+    local = config.plan.chips_per_host
+    loaded = sizes.parameters + sizes.reference
+    gathered = CHUNK_BYTES if config.plan.hosts > 1 else 0
+    written = min(MAX_SHARD_BYTES, sizes.parameters * config.plan.chips)
+    return [
+        Stage("loading", loaded, COPIES_OF_A_PART * local * sizes.largest, compiled=False),
+        Stage("optimizer initialisation", loaded + start, None, compiled=True),
+        Stage("training step", step, None, compiled=True),
+        Stage("export", sizes.resident + gathered, written + gathered, compiled=False),
+    ]

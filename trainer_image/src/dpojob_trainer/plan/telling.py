@@ -1,0 +1,142 @@
+"""From what was compiled to the answer. Pure."""
+
+from dataclasses import dataclass
+
+from dpojob_api.accelerator import chips
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.plan.answer import Answer, FixAnswer, StageAnswer, TimeAnswer
+from dpojob_trainer.plan.fixes import Fix
+from dpojob_trainer.plan.lengths import Epoch
+from dpojob_trainer.plan.measured import Measured
+from dpojob_trainer.plan.memory import Sizes, Stage, Verdict, breakdown
+from dpojob_trainer.plan.timing import mean_step, step_time, useful_flops, utilisation
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found about one configuration.
+
+    Attributes:
+        layers: of the model.
+        cuts: with how many layers it was compiled.
+        sizes: of the arrays with all layers.
+        step: what the step takes with all layers; None if the compiler refused it.
+        stages: of the run.
+        verdict: on them.
+        fingerprint: of the largest cut's lowered step.
+    """
+
+    layers: int
+    cuts: list[int]
+    sizes: Sizes
+    step: Measured | None
+    stages: list[Stage]
+    verdict: Verdict
+    fingerprint: str
+
+
+def answer_of(
+    config: TrainerConfig,
+    probe: Probe,
+    epoch: Epoch,
+    total: int | None,
+    price: float | None,
+    fixes: list[FixAnswer],
+    seconds: float,
+) -> Answer:
+    """Return the answer; the last of the fixes is the one that fits, if there is one."""
+    verdict = probe.verdict
+    kinds = breakdown(probe.step, probe.sizes) if probe.step else {}
+    return Answer(
+        job=config.job.name,
+        plan=config.plan,
+        parameters=round(probe.sizes.elements),
+        layers=probe.layers,
+        compiled_layers=probe.cuts,
+        sequence=epoch.longest.sequence,
+        lengths={load.sequence: load.batches for load in epoch.loads} if epoch.pairs else {},
+        usable_bytes=round(verdict.usable),
+        needed_bytes=round(verdict.needed),
+        at_least=verdict.at_least,
+        fits=verdict.fits,
+        tight=verdict.tight,
+        stage=verdict.stage,
+        bytes={name: round(size) for name, size in kinds.items()},
+        stages=[_stage(stage) for stage in probe.stages],
+        time=_time(config, probe, epoch, total, price),
+        fix=fixes[-1] if fixes and fixes[-1].fits else None,
+        tried=fixes,
+        fingerprint=probe.fingerprint,
+        remarks=list(_remarks(probe, epoch)),
+        seconds=round(seconds, 1),
+    )
+
+
+def tried(fix: Fix, probe: Probe) -> FixAnswer:
+    """Return how a change turned out."""
+    seconds = None
+    if probe.step:
+        chip = chips()[fix.config.generation]
+        seconds = step_time(probe.step, chip, fix.config.plan.chips).seconds
+    return FixAnswer(
+        changes=fix.changes,
+        fits=probe.verdict.fits,
+        needed_bytes=round(probe.verdict.needed),
+        at_least=probe.verdict.at_least,
+        step_seconds=seconds,
+    )
+
+
+def _stage(stage: Stage) -> StageAnswer:
+    return StageAnswer(
+        name=stage.name,
+        device_bytes=round(stage.device),
+        host_bytes=None if stage.host is None else round(stage.host),
+        compiled=stage.compiled,
+    )
+
+
+def _time(
+    config: TrainerConfig, probe: Probe, epoch: Epoch, total: int | None, price: float | None
+) -> TimeAnswer | None:
+    if probe.step is None:
+        return None
+    chip, devices = chips()[config.generation], config.plan.chips
+    longest = step_time(probe.step, chip, devices)
+    seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
+    useful = useful_flops(probe.sizes.multiplied, epoch.tokens, reference=not config.dpo.reference_free)
+    hours = None if total is None else total * seconds / 3600
+    chip_hours = None if hours is None else hours * devices
+    return TimeAnswer(
+        step_seconds=seconds,
+        floor_seconds=longest.floor,
+        compute_seconds=longest.compute,
+        waiting_seconds=longest.waiting,
+        hidden_seconds=longest.hidden,
+        utilisation=utilisation(useful, seconds, chip, devices),
+        tokens_per_step=epoch.tokens,
+        steps=total,
+        hours=hours,
+        chip_hours=chip_hours,
+        cost=None if chip_hours is None or price is None else chip_hours * price,
+    )
+
+
+def _remarks(probe: Probe, epoch: Epoch) -> list[str]:
+    found = []
+    if len(probe.cuts) > 1:
+        words = " and ".join(str(cut) for cut in probe.cuts)
+        found.append(f"bytes: compiled for this slice with {words} layers, extrapolated to {probe.layers}")
+    else:
+        found.append("bytes: the whole model was compiled for this slice")
+    if probe.verdict.at_least:
+        found.append("the compiler refused a part of the layers already: the bytes are at least these")
+    found.append("loading and export: modelled from the sizes of the arrays")
+    found.append(
+        "seconds: modelled from the compiler's cycles and the collectives' bytes; not calibrated on a TPU"
+    )
+    if not epoch.pairs:
+        found.append(
+            "lengths of the pairs are not known: every sequence counts as the longest; give --data or --lengths"
+        )
+    return found

@@ -1,0 +1,86 @@
+"""The devices of a slice that is not there, as libtpu's ahead-of-time compiler describes them."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.status import PlanStatus
+from dpojob_trainer.errors import TrainerError
+
+# libtpu would otherwise ask the metadata server which TPU this is, and let only one process compile.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# Chips of one host along the axes of the topology.
+HOST_BOUNDS = {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 4, 1)}
+# A v4 chip's two TensorCores are one JAX device.
+CHIP_CONFIGS = {"v4": "megacore"}
+
+
+def prepare() -> None:
+    """Set what libtpu, JAX and the attention kernels read when they are loaded; before anything imports JAX."""
+    # Blocks that EasyDeL has chosen on this machine at another time are not those of a fresh pod.
+    os.environ.setdefault("EJKERNEL_PERSISTENT_CACHE_DIR", tempfile.mkdtemp(prefix="dpojob-kernels-"))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def devices_of(plan: PlanStatus, generation: str) -> list[Any]:
+    """Return the devices of all slices, in JAX's order.
+
+    Raises:
+        TrainerError: ConfigInvalid when libtpu is not installed, does not know the slice, or would make more devices
+            than chips of it.
+    """
+    from jax.experimental import topologies
+
+    name = f"{generation}:{plan.topology}"
+    options: dict[str, Any] = {"chips_per_host_bounds": HOST_BOUNDS[plan.chips_per_host]}
+    if generation in CHIP_CONFIGS:
+        options["chip_config_name"] = CHIP_CONFIGS[generation]
+    if plan.slices > 1:
+        options["num_slices"] = plan.slices
+    try:
+        devices = list(topologies.get_topology_desc(topology_name=name, platform="tpu", **options).devices)
+    except Exception as error:
+        raise _refused(f"libtpu cannot describe {name}: {' '.join(str(error).split())[:300]}") from error
+    if len(devices) != plan.chips:
+        raise _refused(f"libtpu makes {len(devices)} devices of the {plan.chips} chips of {name}")
+    return devices
+
+
+@contextmanager
+def seen(devices: list[Any]) -> Iterator[None]:
+    """Let EasyDeL see these devices, as on host 0 of the slice; JAX itself goes on to compute on the CPU."""
+    from eformer.escale.mesh import creation
+
+    here = [device for device in devices if device.process_index == 0]
+    answers: dict[str, Any] = {
+        "devices": lambda *_: devices,
+        "local_devices": lambda *_, **__: here,
+        "device_count": lambda *_: len(devices),
+        "local_device_count": lambda *_: len(here),
+        "process_count": lambda *_: len({device.process_index for device in devices}),
+        "default_backend": lambda: "tpu",
+    }
+    # eformer keeps meshes by their sizes alone.
+    creation._cached_mesh_impl.cache_clear()
+    try:
+        with mock.patch.multiple("jax", **answers):
+            yield
+    finally:
+        creation._cached_mesh_impl.cache_clear()
+
+
+def _refused(problem: str) -> TrainerError:
+    return TrainerError(
+        TrainerReason.CONFIG_INVALID,
+        f"spec.accelerator: {problem}. Use one of the other types of docs/reference/accelerators.md to plan",
+    )
