@@ -114,6 +114,7 @@ STEP_NUMBERS = {
     "seconds": 2.0,
     "tokens": 300.0,
     "padded_tokens": 1024.0,
+    "mfu": 0.25,
 }
 
 
@@ -127,7 +128,7 @@ def test_every_number_of_a_step_is_served() -> None:
     assert (found[metrics.GRAD_NORM], found[metrics.LEARNING_RATE]) == (1.5, 1e-6)
     assert found[metrics.STEP_SECONDS] == 2
     assert (found[metrics.TOKENS_PER_SECOND], found[metrics.PADDED_TOKENS_PER_SECOND]) == (150, 512)
-    assert found[metrics.EPOCH] == 0.75
+    assert (found[metrics.EPOCH], found[metrics.MFU]) == (0.75, 0.25)
 
 
 def test_pairs_devices_and_checkpoints_are_served() -> None:
