@@ -51,6 +51,7 @@ DEFAULTS = {
         "logSteps": 1,
         "reportSteps": 10,
         "shuffle": True,
+        "lengthBuckets": 6,
         "seed": 42,
     },
     "precision": {"params": "float32", "compute": "bfloat16"},

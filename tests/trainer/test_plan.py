@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,21 @@ SHAPE = Shape(64, 32)
 STEPS = 12
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> None:
-    """As the command sets it before JAX starts."""
-    topology.prepare()
-    easydel_compat.prepare()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Qwen3 with weights."""
     path = tmp_path_factory.mktemp("model")
     tiny_models.write_model(path, tiny_models.QWEN3)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(folder: Path) -> Iterator[None]:
+    """As the command sets it before JAX starts; later modules of the process recompute as they say themselves."""
+    topology.prepare()
+    easydel_compat.prepare()
+    with lowering.own_recomputation(folder):
+        yield
 
 
 def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
