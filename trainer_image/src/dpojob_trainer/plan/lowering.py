@@ -122,12 +122,16 @@ def own_recomputation(model_dir: Path) -> Iterator[None]:
     layers = [
         found for found in vars(module).values() if isinstance(found, type) and issubclass(found, nnx.Module)
     ]
-    calls = {layer: vars(layer)["__call__"] for layer in layers if "__call__" in vars(layer)}
+    calls = {layer: vars(layer).get("__call__") for layer in layers}
     try:
         yield
     finally:
         for layer, call in calls.items():
-            layer.__call__ = call  # type: ignore[method-assign]
+            if call is not None:
+                layer.__call__ = call  # type: ignore[method-assign]
+            elif "__call__" in vars(layer):
+                # It had its parent's, until EasyDeL gave it one of its own.
+                del layer.__call__
 
 
 def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int) -> Step:
