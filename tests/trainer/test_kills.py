@@ -18,7 +18,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.progress import HostReport
-from dpojob_trainer.store.marker import MARKER
+from dpojob_trainer.store.marker import MARKER, marker_text
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 
@@ -118,12 +118,13 @@ def test_what_one_host_cannot_read_no_host_uses(claim: Claim, hosts: int, whole:
     output = f"damaged-{hosts}"
     checkpoints = claim.path / output / OUTPUT_CHECKPOINTS
     shutil.copytree(claim.path / whole / OUTPUT_CHECKPOINTS, checkpoints)
-    shutil.copy(claim.path / whole / MARKER, claim.path / output)
+    config = job(claim, output, hosts, 2, maxSteps=TOTAL[hosts])
+    (claim.path / output / MARKER).write_text(marker_text(config.job.uid, config.job.name))
     own = list((checkpoints / f"step_{TOTAL[hosts]}").rglob(f"ocdbt.process_{hosts - 1}/d/*"))
     assert own, "Orbax keeps arrays elsewhere now"
     for file in own:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    outcomes = start(job(claim, output, hosts, 2, maxSteps=TOTAL[hosts])).end()
+    outcomes = start(config).end()
     assert [found.resumed_from for found in outcomes.values() if isinstance(found, HostReport)] == [
         15
     ] * hosts
