@@ -6,7 +6,7 @@ from datasets import Dataset
 from tests.trainer.jobs import Claim
 
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import Scheduler, TrainingSpec
+from dpojob_api.training_spec import Scheduler, TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training import failures, plan
 from dpojob_trainer.training.batches import (

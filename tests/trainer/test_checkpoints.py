@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import TrainingSpec
+from dpojob_api.training_spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.checkpoints import Checkpoints
 from dpojob_trainer.training.retention import MARGIN

@@ -7,7 +7,7 @@ to it. Chips per type follow the naming in ``accelerator``: the number counts Te
 
 from dataclasses import dataclass
 
-from dpojob_api import input_spec, slice_spec, spec, uris
+from dpojob_api import input_spec, slice_spec, spec, training_spec, uris
 from dpojob_api.accelerator import accelerator_types, topologies
 from dpojob_api.base import ApiModel
 from dpojob_api.constants import MAX_NAME
@@ -205,7 +205,7 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
             ".labelSmoothing",
         ),
     ),
-    spec.TrainingSpec: (
+    training_spec.TrainingSpec: (
         Rule("!(has(self.epochs) && has(self.maxSteps))", "set epochs or maxSteps, not both", ".maxSteps"),
         Rule(
             "self.globalBatchSize % self.gradientAccumulationSteps == 0",

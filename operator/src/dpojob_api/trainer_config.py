@@ -15,9 +15,9 @@ from dpojob_api.spec import (
     OutputSpec,
     PrecisionSpec,
     TrackingSpec,
-    TrainingSpec,
 )
 from dpojob_api.status import PlanStatus
+from dpojob_api.training_spec import TrainingSpec
 from dpojob_api.v1alpha1 import DPOJob, plan_of, shape_of
 
 

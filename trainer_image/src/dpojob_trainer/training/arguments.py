@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dpojob_api.spec import Optimizer
 from dpojob_api.trainer_config import TrainerConfig
+from dpojob_api.training_spec import Optimizer
 from dpojob_trainer.training.plan import learning_rate, lm_head_chunk, micro_batch_size
 
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from dpojob_api.constants import OUTPUT_CHECKPOINTS
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import TrainingSpec
+from dpojob_api.training_spec import TrainingSpec
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.agreement import everyone, meet
 from dpojob_trainer.training.arrays import Arrays, abstract, advanced, bit_sums, like, named, unnamed

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from dpojob_api.spec import Scheduler, TrainingSpec
+from dpojob_api.training_spec import Scheduler, TrainingSpec
 
 # Full logits are formed when a device holds at most this many bytes of them; otherwise the head runs in chunks.
 MAX_LOGIT_BYTES = 256 * 2**20

@@ -9,7 +9,7 @@ from orbax.checkpoint.checkpoint_managers import (
     PreservationPolicy,
 )
 
-from dpojob_api.spec import TrainingSpec
+from dpojob_api.training_spec import TrainingSpec
 
 STEP_PREFIX = "step"
 MARGIN = "rewards/margins"
