@@ -15,7 +15,8 @@ from dpojob_trainer.plan.measured import Measured
 from dpojob_trainer.plan.memory import Sizes, Stage, breakdown, judge
 from dpojob_trainer.plan.stages import stages_of
 from dpojob_trainer.plan.telling import Probe, answer_of, tried
-from dpojob_trainer.plan.timing import Load, StepTime, mean_step, step_time, utilisation
+from dpojob_trainer.plan.timing import Load, StepTime, mean_step, step_time
+from dpojob_trainer.training.utilisation import share_of_peak
 
 GIB = 2**30
 META = {"name": "job", "namespace": "test", "uid": "uid"}
@@ -88,7 +89,7 @@ def test_short_batches_take_their_share_and_move_the_same_parameters() -> None:
 
 
 def test_utilisation_is_of_all_chips() -> None:
-    assert utilisation(275e12, 2.0, V4, 4) == pytest.approx(1 / 8)
+    assert share_of_peak(275e12, 2.0, V4, 4) == pytest.approx(1 / 8)
 
 
 def test_recomputing_comes_first_and_every_change_is_a_valid_job() -> None:

@@ -41,7 +41,6 @@ class ChipSpec(ApiModel):
     devices_per_chip: int
     peak_bf16_tflops: float
     usable_hbm_gib: float
-    hbm_gb_per_second: float
     ici_gb_per_second: float
     clock_mhz: float
 
@@ -51,9 +50,9 @@ class ChipSpec(ApiModel):
         return int(self.usable_hbm_gib * 2**30)
 
     @property
-    def peak_flops_of_chip(self) -> float:
-        """FLOP/s of the whole chip in bfloat16."""
-        return self.peak_bf16_tflops * 1e12 * self.devices_per_chip
+    def peak_flops(self) -> float:
+        """FLOP/s of the device in bfloat16."""
+        return self.peak_bf16_tflops * 1e12
 
 
 @cache

@@ -15,6 +15,7 @@ from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.plan.memory import Sizes
 from dpojob_trainer.training.batches import Shape
 from dpojob_trainer.training.plan import FLOAT32_BYTES, micro_batch_size
+from dpojob_trainer.training.utilisation import multiplied
 from dpojob_trainer.weights.checkpoint import read_json
 
 LAYERS = "num_hidden_layers"
@@ -42,16 +43,13 @@ class Step:
     def sizes(self) -> Sizes:
         """What one device holds during the whole run."""
         parameters = parts(self.state.graphstate)
-        tied = bool(getattr(self.state.model.config, "tie_word_embeddings", False))
-        embedding = 0 if tied else sum(part.elements for part in parts(self.state.graphstate, "embed"))
-        elements = sum(part.elements for part in parameters)
         return Sizes(
             parameters=sum(part.bytes for part in parameters),
             optimizer=sum(part.bytes for part in parts(self.state.opt_state)),
             reference=sum(part.bytes for part in parts(self.reference.graphstate)) if self.reference else 0,
             logits=self.logits,
-            elements=elements,
-            multiplied=elements - embedding,
+            elements=sum(part.elements for part in parameters),
+            multiplied=multiplied({part.path: part.shape for part in parameters}),
             largest=max(part.bytes for part in parameters),
         )
 
@@ -66,20 +64,29 @@ class Step:
 
 @dataclass(frozen=True)
 class Part:
-    """One array: its elements on all devices together, and the bytes of one device's part."""
+    """One array: its shape on all devices together, and the bytes of one device's part."""
 
-    elements: int
+    path: str
+    shape: tuple[int, ...]
     bytes: int
 
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
 
-def parts(tree: Any, name: str = "") -> list[Part]:
-    """Return the arrays of a tree of shapes and places whose path holds `name`."""
+
+def parts(tree: Any) -> list[Part]:
+    """Return the arrays of a tree of shapes and places."""
     import jax
 
     return [
-        Part(prod(leaf.shape), prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
+        Part(
+            jax.tree_util.keystr(path),
+            leaf.shape,
+            prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if name in jax.tree_util.keystr(path)
     ]
 
 

@@ -9,7 +9,8 @@ from dpojob_trainer.plan.fixes import Fix
 from dpojob_trainer.plan.lengths import Epoch
 from dpojob_trainer.plan.measured import Measured
 from dpojob_trainer.plan.memory import Sizes, Stage, Verdict, breakdown
-from dpojob_trainer.plan.timing import mean_step, step_time, useful_flops, utilisation
+from dpojob_trainer.plan.timing import mean_step, step_time
+from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _time(
     chip, devices = chips()[config.generation], config.plan.chips
     longest = step_time(probe.step, chip, devices)
     seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
-    useful = useful_flops(probe.sizes.multiplied, epoch.tokens, reference=not config.dpo.reference_free)
+    per_token = flops_per_token(probe.sizes.multiplied, reference=not config.dpo.reference_free)
     hours = None if total is None else total * seconds / 3600
     chip_hours = None if hours is None else hours * devices
     return TimeAnswer(
@@ -113,7 +114,7 @@ def _time(
         compute_seconds=longest.compute,
         waiting_seconds=longest.waiting,
         hidden_seconds=longest.hidden,
-        utilisation=utilisation(useful, seconds, chip, devices),
+        utilisation=share_of_peak(per_token * epoch.tokens, seconds, chip, devices),
         tokens_per_step=epoch.tokens,
         steps=total,
         hours=hours,

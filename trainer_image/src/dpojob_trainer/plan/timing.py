@@ -44,7 +44,7 @@ class StepTime:
 
 def step_time(measured: Measured, chip: ChipSpec, devices: int) -> StepTime:
     """Return the seconds of a measured step."""
-    peak = chip.peak_bf16_tflops * 1e12
+    peak = chip.peak_flops
     links = chip.ici_gb_per_second * 1e9 * ICI_SHARE
     instructions = measured.cycles / (chip.clock_mhz * 1e6)
     kernels = measured.kernels / devices / (peak * KERNEL_SHARE)
@@ -80,19 +80,3 @@ def mean_step(time: StepTime, longest: int, loads: Sequence[Load]) -> float:
     batches = sum(load.batches for load in loads)
     seconds = sum(load.batches * time.scaled(load.sequence / longest).seconds for load in loads)
     return seconds / batches
-
-
-def useful_flops(parameters: float, tokens: float, *, reference: bool) -> float:
-    """Return the arithmetic that tokens need whatever the program does: 6 per parameter and token, and 2 for a reference.
-
-    Args:
-        parameters: those of matrix products, the embedding's not among them.
-        tokens: without padding.
-        reference: whether the step computes its log probabilities.
-    """
-    return (8 if reference else 6) * parameters * tokens
-
-
-def utilisation(flops: float, seconds: float, chip: ChipSpec, devices: int) -> float:
-    """Return the share of the devices' peak that useful arithmetic takes (model FLOPs utilisation, arXiv:2204.02311)."""
-    return flops / (seconds * devices * chip.peak_bf16_tflops * 1e12)
