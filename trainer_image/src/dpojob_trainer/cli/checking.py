@@ -65,14 +65,16 @@ def require_reachable(config: TrainerConfig, data_path: Path | None, model_path:
     Raises:
         ManifestError: naming the option that is missing.
     """
-    inputs = (("dataset", config.dataset.uri, data_path), ("model", config.model.uri, model_path))
-    missing = [
-        f"spec.{name}.uri is {uri}, a volume of the cluster. Name a local copy with --{option} PATH."
-        for (name, uri, given), option in zip(inputs, ("data", "model"), strict=True)
-        if given is None and not is_mounted(uri)
-    ]
-    if missing:
+    dataset = unreachable("dataset", "data", config.dataset.uri, data_path)
+    if missing := dataset + unreachable("model", "model", config.model.uri, model_path):
         raise manifest.ManifestError(missing)
+
+
+def unreachable(name: str, option: str, uri: str, given: Path | None) -> list[str]:
+    """Return what is wrong with an input: that it lies on a claim that is not mounted, and has no local copy."""
+    if given is not None or is_mounted(uri):
+        return []
+    return [f"spec.{name}.uri is {uri}, a volume of the cluster. Name a local copy with --{option} PATH."]
 
 
 def is_mounted(uri: str) -> bool:

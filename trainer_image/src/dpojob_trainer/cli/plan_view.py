@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dpojob_trainer.cli.planning import Planned
+from dpojob_trainer.cli.tables import table
+from dpojob_trainer.plan.fixes import words_of
 
 if TYPE_CHECKING:
     from dpojob_trainer.plan.answer import Answer, FixAnswer
@@ -49,43 +50,34 @@ def headline(answer: "Answer") -> str:
 
 def bytes_table(answer: "Answer") -> Table:
     """Return the step's bytes by kind."""
-    table = Table("", "GiB", title="training step, per chip", title_justify="left", box=box.SIMPLE_HEAD)
-    table.columns[1].justify = "right"
+    found = table("training step, per chip", "", "GiB", numbers=slice(1, None))
     for name, size in answer.bytes.items():
-        table.add_row(name, gib(size))
-    table.add_row("sum", gib(sum(answer.bytes.values())), style="bold")
-    return table
+        found.add_row(name, gib(size))
+    found.add_row("sum", gib(sum(answer.bytes.values())), style="bold")
+    return found
 
 
 def stages_table(answer: "Answer") -> Table:
     """Return the stages of the run."""
-    table = Table(
-        "", "GiB per chip", "GiB of host RAM", "", title="stages", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for column in table.columns[1:3]:
-        column.justify = "right"
+    found = table("stages", "", "GiB per chip", "GiB of host RAM", "", numbers=slice(1, 3))
     for stage in answer.stages:
         host = "" if stage.host_bytes is None else gib(stage.host_bytes)
         over = "red" if stage.device_bytes > answer.usable_bytes else None
         how = "compiled" if stage.compiled else "modelled"
-        table.add_row(stage.name, gib(stage.device_bytes), host, how, style=over)
-    table.add_row("usable", gib(answer.usable_bytes), "", "", style="bold")
-    return table
+        found.add_row(stage.name, gib(stage.device_bytes), host, how, style=over)
+    found.add_row("usable", gib(answer.usable_bytes), "", "", style="bold")
+    return found
 
 
 def tried_table(fixes: "list[FixAnswer]") -> Table:
     """Return the changes that were compiled."""
-    table = Table(
-        "change", "GiB per chip", "s per step", "", title="changes", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for column in table.columns[1:3]:
-        column.justify = "right"
+    found = table("changes", "change", "GiB per chip", "s per step", "", numbers=slice(1, 3))
     for fix in fixes:
         seconds = "" if fix.step_seconds is None else f"{fix.step_seconds:.3g}"
         least = "≥ " if fix.at_least else ""
         fits = "fits" if fix.fits else "does not fit"
-        table.add_row(changes(fix), least + gib(fix.needed_bytes), seconds, fits)
-    return table
+        found.add_row(words_of(fix.changes), least + gib(fix.needed_bytes), seconds, fits)
+    return found
 
 
 def time_lines(answer: "Answer") -> Iterator[str]:
@@ -116,12 +108,7 @@ def verdict(answer: "Answer") -> str:
     )
     if answer.fix is None:
         return f"{words}; none of the {len(answer.tried)} changes tried is enough"
-    return f"{words}. Smallest change tried that fits: {changes(answer.fix)}"
-
-
-def changes(fix: "FixAnswer") -> str:
-    """Write a change as in a manifest."""
-    return ", ".join(f"{field}: {value}" for field, value in fix.changes.items())
+    return f"{words}. Smallest change tried that fits: {words_of(answer.fix.changes)}"
 
 
 def gib(size: float) -> str:

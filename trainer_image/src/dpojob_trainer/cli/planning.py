@@ -11,7 +11,7 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.cli import manifest
-from dpojob_trainer.cli.checking import MANIFEST_INVALID, UNEXPECTED, is_mounted
+from dpojob_trainer.cli.checking import MANIFEST_INVALID, UNEXPECTED, unreachable
 from dpojob_trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -125,14 +125,11 @@ def require_model(config: TrainerConfig, given: Path | None) -> None:
     Raises:
         ManifestError: it is not, or the folder has no config.json.
     """
-    if given is None and not is_mounted(config.model.uri):
-        raise manifest.ManifestError(
-            [
-                f"spec.model.uri is {config.model.uri}, a volume of the cluster. Name a local copy with --model PATH."
-            ]
-        )
+    missing = unreachable("model", "model", config.model.uri, given)
     if given is not None and not (given / "config.json").is_file():
-        raise manifest.ManifestError([f"--model {given}: the folder has no config.json."])
+        missing = [f"--model {given}: the folder has no config.json."]
+    if missing:
+        raise manifest.ManifestError(missing)
 
 
 def lengths_of_pairs(

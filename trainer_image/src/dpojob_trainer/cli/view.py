@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +10,7 @@ from rich.text import Text
 from dpojob_api.input_spec import GateSpec
 from dpojob_api.spec import DPOSpec
 from dpojob_trainer.cli.checking import Outcome
+from dpojob_trainer.cli.tables import table
 from dpojob_trainer.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -38,12 +38,10 @@ def show(outcome: Outcome, out: Console, err: Console) -> None:
 
 def counts_table(report: "DataReport", gate: GateSpec) -> Table:
     """Return what became of the rows, beside the gate's bounds."""
-    table = Table("", "count", "share", "bound", title="pairs", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    found = table("pairs", "", "count", "share", "bound", numbers=slice(1, None))
     for row in count_rows(report, gate):
-        table.add_row(*row, style="red" if row[3].endswith("!") else None)
-    return table
+        found.add_row(*row, style="red" if row[3].endswith("!") else None)
+    return found
 
 
 def count_rows(report: "DataReport", gate: GateSpec) -> Iterator[Row]:
@@ -76,25 +74,13 @@ def counted(name: str, count: int, total: int, bound: float | None = None) -> Ro
 
 def lengths_table(report: "DataReport", dpo: DPOSpec) -> Table:
     """Return percentiles and a histogram of the lengths."""
-    table = Table(
-        "",
-        "p50",
-        "p90",
-        "p99",
-        "max",
-        "kept",
-        "histogram",
-        title="tokens before truncation",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for column in table.columns[1:6]:
-        column.justify = "right"
+    columns = ("", "p50", "p90", "p99", "max", "kept", "histogram")
+    found = table("tokens before truncation", *columns, numbers=slice(1, 6))
     for name, stats in report.lengths.items():
         limit = dpo.max_prompt_length if name == "prompt" else dpo.max_completion_length
         numbers = (str(number) for number in (stats.p50, stats.p90, stats.p99, stats.max, limit))
-        table.add_row(name, *numbers, histogram(stats))
-    return table
+        found.add_row(name, *numbers, histogram(stats))
+    return found
 
 
 def histogram(stats: "LengthStats") -> str:

@@ -24,9 +24,10 @@ class Fix:
     changes: dict[str, str | int]
     config: TrainerConfig
 
-    def words(self) -> str:
-        """Name the changes."""
-        return ", ".join(f"{field}: {value}" for field, value in self.changes.items())
+
+def words_of(changes: dict[str, str | int]) -> str:
+    """Write changes as in a manifest."""
+    return ", ".join(f"{field}: {value}" for field, value in changes.items())
 
 
 def candidates(config: TrainerConfig) -> Iterator[Fix]:

@@ -12,7 +12,7 @@ from dpojob_trainer.data.lengths import PairLengths
 from dpojob_trainer.plan import lowering, measure, topology
 from dpojob_trainer.plan.answer import Answer
 from dpojob_trainer.plan.extrapolate import Sample, extrapolate, line_through
-from dpojob_trainer.plan.fixes import Fix, candidates
+from dpojob_trainer.plan.fixes import Fix, candidates, words_of
 from dpojob_trainer.plan.lengths import Epoch, epoch_of
 from dpojob_trainer.plan.measured import Measured, TooLarge
 from dpojob_trainer.plan.memory import Sizes, judge
@@ -63,7 +63,7 @@ def plan(request: Request, tell: Callable[[str], None]) -> Answer:
             if time.monotonic() - began > request.seconds:
                 tell("out of time: further changes are not tried")
                 break
-            tell(fix.words())
+            tell(words_of(fix.changes))
             attempts.append((fix, probe(fix.config, request.model_dir, epoch, total, tell)))
             if attempts[-1][1].verdict.fits:
                 break
