@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from dpojob_operator.kube import Key
 from dpojob_operator.queue import WorkQueue
 from dpojob_operator.sync import Sync
-
-Key = tuple[str, str]
 
 STUCK_SECONDS = 600.0
 

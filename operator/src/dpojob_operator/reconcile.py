@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,6 +13,7 @@ from dpojob_operator import decide, freshness, history, kube, logs, pacing, stat
 from dpojob_operator.desired import check, configmap, rayjob
 from dpojob_operator.drafts import Drafts
 from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
+from dpojob_operator.kube import Json, Key
 from dpojob_operator.observe import Observer
 from dpojob_operator.observed import Observed
 from dpojob_operator.plan import (
@@ -34,10 +34,6 @@ from dpojob_operator.settings import Settings
 from dpojob_operator.views import Glance, StaleError, View
 
 log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace and name of a DPOJob."""
 
 CLEANUP_SECONDS = 5.0
 INVALID_SECONDS = 300.0

@@ -12,9 +12,7 @@ from typing import Any
 
 from dpojob_api import constants
 from dpojob_operator import kube, pruned
-from dpojob_operator.kube import Key, Resource, Versions
-
-Json = dict[str, Any]
+from dpojob_operator.kube import Json, Key, Resource, Versions
 
 PRUNE: dict[Resource, Callable[[Json], Mapping[str, Any]]] = {
     kube.DPOJOBS: pruned.job,
