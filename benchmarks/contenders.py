@@ -20,6 +20,7 @@ import yaml
 from hack.cluster.localcluster import build
 from hack.cluster.localcluster.shell import run, write
 from tests.chaos.control_plane import ControlPlane, free_ports
+from tests.chaos.operators import kubeconfig
 
 from benchmarks.burst import Kind, until
 from benchmarks.measure import WRITES, requests
@@ -74,7 +75,7 @@ class Processes:
             "PYTHONDONTWRITEBYTECODE": "",
             "PYTHONPYCACHEPREFIX": str(self.plane.folders.state / "pycache"),
         }
-        env = os.environ | {"KUBECONFIG": str(kubeconfig(self.plane))} | cache | variables
+        env = os.environ | {"KUBECONFIG": str(write_kubeconfig(self.plane))} | cache | variables
         with log.open("ab") as out:
             self.running.append(
                 subprocess.Popen([str(word) for word in command], env=env, stdout=out, stderr=out)
@@ -88,19 +89,10 @@ class Processes:
         self.running.clear()
 
 
-def kubeconfig(plane: ControlPlane) -> Path:
+def write_kubeconfig(plane: ControlPlane) -> Path:
     """Write the kubeconfig of a control plane and return its path."""
-    link = plane.connection
-    cluster = {"server": link.url, "certificate-authority": str(plane.folders.etc / "ca.crt")}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "bench", "cluster": cluster}],
-        "users": [{"name": "bench", "user": {"token": link.token}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
-        "current-context": "bench",
-    }
-    return write(plane.folders.etc / "bench.kubeconfig", json.dumps(body), 0o600)
+    link, etc = plane.connection, plane.folders.etc
+    return write(etc / "bench.kubeconfig", kubeconfig(link.url, link.token, etc / "ca.crt"), 0o600)
 
 
 def answers(url: str) -> str | None:

@@ -14,13 +14,19 @@ ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 120.0
 DEATH_SECONDS = 20.0
 
-KUBECONFIG = """apiVersion: v1
-kind: Config
-clusters: [{{name: c, cluster: {{server: "{url}"}}}}]
-users: [{{name: u, user: {{token: "{token}"}}}}]
-contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
-current-context: x
-"""
+
+def kubeconfig(url: str, token: str, authority: Path | None = None) -> str:
+    """Return the kubeconfig of an API server, or of a proxy without TLS, in JSON."""
+    cluster = {"server": url} | ({"certificate-authority": str(authority)} if authority else {})
+    body = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps(body)
 
 
 class Zygote:
@@ -75,13 +81,13 @@ class Operator:
         self.log = folder / f"{name}.log"
         self.clock = folder / f"{name}.clock"
         self.clock.write_text("0")
-        kubeconfig = folder / f"{name}.kubeconfig"
-        kubeconfig.write_text(KUBECONFIG.format(url=url, token="chaos"))
+        file = folder / f"{name}.kubeconfig"
+        file.write_text(kubeconfig(url, "chaos"))
         self._zygote = zygote
         arguments = ["--namespaces", namespace, "--metrics-port", "0", "--probe-port", "0"]
         self._request: dict[str, object] = {
             "arguments": [*arguments, "--trainer-image", "example.test/trainer:1"],
-            "kubeconfig": str(kubeconfig),
+            "kubeconfig": str(file),
             "log": str(self.log),
             "clock": str(self.clock),
         }

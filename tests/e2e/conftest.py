@@ -13,6 +13,7 @@ from tests.e2e.inputs import write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "hack" / "cluster" / "cluster"
+SMALL = "v4-16"
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +40,28 @@ def namespace(request: pytest.FixtureRequest, kubectl: Kubectl) -> Iterator[Name
     kubectl.run("delete", "namespace", name, "--wait=true", "--timeout=120s")
 
 
+def stand_for(slice_type: str) -> None:
+    """Let the one node stand for the hosts of a slice."""
+    subprocess.run([str(CLUSTER), "tpu", slice_type], check=True, cwd=ROOT)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def small_slice(kubectl: Kubectl) -> None:
-    """The one node stands for the two hosts of a v4-16."""
-    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
+    """The two hosts of a v4-16, unless a module asks for others."""
+    stand_for(SMALL)
 
 
 @pytest.fixture(scope="module")
 def single_hosts(small_slice: None) -> Iterator[None]:
-    """The one node stands for hosts of a v4-8 while a module runs."""
-    subprocess.run([str(CLUSTER), "tpu", "v4-8"], check=True, cwd=ROOT)
+    """Hosts of a v4-8 while a module runs."""
+    stand_for("v4-8")
     yield
-    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
+    stand_for(SMALL)
+
+
+@pytest.fixture(scope="module")
+def tutorial_slice(small_slice: None) -> Iterator[None]:
+    """The eight hosts of a v4-64 while a module runs."""
+    stand_for("v4-64")
+    yield
+    stand_for(SMALL)

@@ -1,19 +1,12 @@
 """Jobs that cannot succeed, on a slice of one host: they end with the trainer's own reason and its fix."""
 
-import pytest
 from hack.demo.follow import condition, is_true
 
 from tests.e2e.cluster import Namespace, reason
 from tests.e2e.inputs import single_host_job
+from tests.e2e.marks import ON_SINGLE_HOSTS, RUN_SECONDS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.e2e,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("single_hosts"),
-]
-
-RUN_SECONDS = 420.0
+pytestmark = ON_SINGLE_HOSTS
 
 
 def test_loss_that_is_not_finite_ends_failed_with_the_reason(namespace: Namespace) -> None:

@@ -1,20 +1,14 @@
 """``dataset.gate.preflight`` and guards on real pods: data is judged by the real trainer before any host is asked for."""
 
-import pytest
 from hack.demo.follow import Status, condition, is_true
 
 from tests.e2e.cluster import Namespace, reason, step
 from tests.e2e.inputs import PAIRS, single_host_job
+from tests.e2e.marks import ON_SINGLE_HOSTS, RUN_SECONDS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.e2e,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("single_hosts"),
-]
+pytestmark = ON_SINGLE_HOSTS
 
 CHECK_SECONDS = 180.0
-RUN_SECONDS = 420.0
 
 
 def dataset(**gate: object) -> dict[str, object]:

@@ -2,20 +2,14 @@
 real. What carries the numbers from slice to slice is gloo here, as between the hosts of one slice.
 """
 
-import pytest
 from hack.demo.follow import is_true
 
 from tests.e2e.cluster import Namespace
 from tests.e2e.inputs import job
+from tests.e2e.marks import ON_SINGLE_HOSTS, RUN_SECONDS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.e2e,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("single_hosts"),
-]
+pytestmark = ON_SINGLE_HOSTS
 
-RUN_SECONDS = 420.0
 TWO_SLICES = {
     "accelerator": {"type": "v4-8", "slices": 2},
     "mesh": {"dp": 2},

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-import pytest
 from hack.demo.follow import Status, condition, is_true
 
 from tests.e2e.cluster import Namespace, reason, step
 from tests.e2e.inputs import PAIRS, job
+from tests.e2e.marks import RUN_SECONDS, WHOLE_JOBS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = WHOLE_JOBS
 
-RUN_SECONDS = 420.0
 LONG_TRAINING = {"maxSteps": 5000, "globalBatchSize": 8, "learningRate": 1e-3, "checkpointSteps": 1000}
 
 

@@ -1,24 +1,18 @@
 """The tutorial's slice, v4-64: eight host pods of four virtual CPU devices each, with a tiny model."""
 
-import subprocess
-from collections.abc import Iterator
-
 import pytest
 from hack.demo.follow import is_true
 
 from tests.e2e.cluster import Namespace
-from tests.e2e.conftest import CLUSTER, ROOT
 from tests.e2e.inputs import job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(autouse=True)
-def tutorial_slice(small_slice: None) -> Iterator[None]:
-    """The one node stands for the eight hosts of a v4-64 while this module runs."""
-    subprocess.run([str(CLUSTER), "tpu", "v4-64"], check=True, cwd=ROOT)
-    yield
-    subprocess.run([str(CLUSTER), "tpu", "v4-16"], check=True, cwd=ROOT)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("tutorial_slice"),
+]
 
 
 def test_eight_hosts_train_as_one_mesh(namespace: Namespace) -> None:
