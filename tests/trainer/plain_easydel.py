@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import easydel as ed
 import jax
 import numpy as np
 from datasets import Dataset
+from easydel.trainers.direct_preference_optimization_trainer import _fn
 from tests.trainer import tiny_models
 from transformers import AutoTokenizer
 
@@ -76,7 +78,7 @@ def trainer(
     folder: Path,
     kind: type[Watched] = Watched,
     *,
-    count: int = 8,
+    data: Dataset | None = None,
     params: str = "float32",
     mesh: dict[str, int] = ONE,
     **options: Any,
@@ -110,7 +112,7 @@ def trainer(
         model=load_model(model_dir, tiny_models.configuration(mesh, params=params)),
         reference_model=load_model(model_dir, tiny_models.configuration(mesh, params=params)),
         processing_class=AutoTokenizer.from_pretrained(model_dir),
-        train_dataset=rows(count),
+        train_dataset=rows(8) if data is None else data,
     )
 
 
@@ -178,7 +180,7 @@ def precomputed_reference(folder: Path) -> Any:
 def fewer_pairs_than_a_batch(folder: Path) -> Any:
     """Trap 8: what a run is told that has no batch, or how many steps it does without being told anything."""
     try:
-        return int(trainer(folder, count=3).train().state.step)
+        return int(trainer(folder, data=rows(3)).train().state.step)
     except ValueError as error:
         return str(error)
 
@@ -198,6 +200,20 @@ def changed_in_bfloat16(folder: Path) -> Any:
     after = jax.tree.leaves(made.train().state.graphstate)
     changed = sum(int((np.asarray(leaf) != old).sum()) for leaf, old in zip(after, before, strict=True))
     return changed / sum(leaf.size for leaf in before)
+
+
+def logits_of_a_batch(folder: Path) -> Any:
+    """Trap 11: the shape of the logits that log-probabilities are taken from."""
+    shapes = []
+    original = _fn._compute_token_logps_chunked
+
+    def noted(logits: Any, *args: Any, **named: Any) -> Any:
+        shapes.append(list(logits.shape))
+        return original(logits, *args, **named)
+
+    with mock.patch.object(_fn, original.__name__, noted):
+        trainer(folder, max_training_steps=1).train()
+    return shapes[0]
 
 
 def saves(folder: Path) -> Any:
@@ -237,6 +253,7 @@ FINDINGS: dict[str, Finding] = {
         fewer_pairs_than_a_batch,
         end_of_a_completion,
         changed_in_bfloat16,
+        logits_of_a_batch,
         saves,
     )
 }

@@ -13,35 +13,37 @@
 | 9 | EOS twice, the prompt column ignored, lengths | test_trl_ids, test_data |
 | 10 | bfloat16 parameters hardly move | test_identities: `a_small_learning_rate_reaches_nearly_every_weight` |
 | 11 | the logits of a batch are formed at once | test_batches: `large_logits_are_formed_in_chunks`; parity's case chunked-head |
-| 12 | every host must see the same rows in the same order, unchecked | test_data: `same_on_every_host`; test_batches: `a_step_depends_on_seed_and_number_alone` |
+| 12 | every host must see the same rows in the same order, unchecked | test_data: `same_on_every_host`; test_agreement: `hosts_with_other_pairs_do_not_train` |
 | 13 | the last save rewrites a checkpoint in place | test_training: `the_best_checkpoint_is_kept_and_rated` counts the saves |
 | 14 | importing it rewrites XLA_FLAGS, LIBTPU_INIT_ARGS, NCCL's variables | test_weights: `one_device_and_no_torch`, `two_processes` |
 | 15 | saving over another mesh's folder fails | test_checkpoints: `a_skipped_checkpoint_is_saved_again_by_another_mesh` |
-
-Traps 4 (a race), 11 and 12 (what it does by design) of the plain library are on record and are not run again here.
 """
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trainer import tiny_models
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 SECONDS = 900
+ALONE = {name: value for name, value in os.environ.items() if name not in ("EASYDEL_AUTO", "XLA_FLAGS")} | {
+    "WANDB_MODE": "disabled",
+    "ENABLE_DISTRIBUTED_INIT": "0",
+}
 
 
 def findings(folder: Path, *names: str, **variables: str) -> dict[str, Any]:
     """Return what `plain_easydel.py` finds, by default all that one device is enough for."""
-    env = {name: value for name, value in os.environ.items() if name not in ("EASYDEL_AUTO", "XLA_FLAGS")}
-    env |= {"WANDB_MODE": "disabled", "ENABLE_DISTRIBUTED_INIT": "0"} | variables
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.plain_easydel", str(folder), *names],
         cwd=Path(__file__).parents[2],
-        env=env,
+        env=ALONE | variables,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -50,6 +52,34 @@ def findings(folder: Path, *names: str, **variables: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def findings_of_hosts(folder: Path, name: str) -> list[Any]:
+    """Return what each of two hosts finds, see `plain_hosts.py`; None for one that the other one's end has ended."""
+    tiny_models.write_model(folder / "model", tiny_models.QWEN3)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.trainer.plain_hosts", str(folder), name, address, str(rank)],
+            cwd=Path(__file__).parents[2],
+            env=ALONE | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        told = [host.communicate(timeout=SECONDS)[0].splitlines() for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    return [
+        next((json.loads(line)["found"] for line in lines if line.startswith('{"found"')), None)
+        for lines in told
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +99,10 @@ def test_2_a_damaged_checkpoint_is_started_over(plain: dict[str, Any]) -> None:
 def test_3_both_epochs_have_the_order_of_the_file(plain: dict[str, Any]) -> None:
     first, second = plain["two_epochs"][:2], plain["two_epochs"][2:]
     assert first == second and len(first) == 2
+
+
+def test_4_two_hosts_that_save_meet_in_one_file(tmp_path: Path) -> None:
+    assert "JSONDecodeError" in findings_of_hosts(tmp_path, "index_in_use")
 
 
 def test_5_evaluation_without_data_fails_after_training(plain: dict[str, Any]) -> None:
@@ -93,6 +127,17 @@ def test_9_a_completion_has_its_end_twice(plain: dict[str, Any]) -> None:
 
 def test_10_bfloat16_parameters_hardly_move(plain: dict[str, Any]) -> None:
     assert plain["changed_in_bfloat16"] < 0.5
+
+
+def test_11_the_logits_of_a_batch_are_formed_at_once(plain: dict[str, Any]) -> None:
+    """8 sequences of 32 positions, as the prompts' logits are formed too; 512 tokens."""
+    assert plain["logits_of_a_batch"] == [8, 32, 512]
+
+
+def test_12_hosts_train_on_rows_in_other_orders(tmp_path: Path) -> None:
+    first, second = findings_of_hosts(tmp_path, "another_order")
+    assert first["steps"] == second["steps"] == 2
+    assert first["first"] != second["first"]
 
 
 def test_13_the_last_checkpoint_is_written_twice(plain: dict[str, Any]) -> None:

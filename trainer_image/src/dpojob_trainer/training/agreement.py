@@ -1,9 +1,13 @@
 """How the hosts of the slice wait for each other and take decisions together."""
 
+from typing import Any
+
 import jax
 import numpy as np
+from numpy.typing import NDArray
 from orbax.checkpoint import multihost
 
+Array = NDArray[Any]
 # One host may load or compile minutes longer than another.
 MEETING_SECONDS = 1800
 
@@ -27,8 +31,17 @@ def anyone(flag: bool) -> bool:
     return bool(_answers(flag).any())
 
 
-def _answers(flag: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    own = np.asarray([flag])
+def alike(digest: str) -> bool:
+    """Return whether all processes have the same SHA-256, in hexadecimal; all must ask, and at nearly the same time."""
+    all_of_them = _gathered(np.frombuffer(bytes.fromhex(digest), np.uint8)).reshape(-1, len(digest) // 2)
+    return bool((all_of_them == all_of_them[0]).all())
+
+
+def _answers(flag: bool) -> Array:
+    return _gathered(np.asarray([flag]))
+
+
+def _gathered(own: Array) -> Array:
     if jax.process_count() == 1:
         return own
     from jax.experimental import multihost_utils

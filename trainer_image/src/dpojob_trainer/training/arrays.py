@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 Arrays = dict[str, Any]
 
@@ -40,6 +41,19 @@ def abstract(arrays: Arrays, places: Arrays) -> Arrays:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
         for name, leaf in arrays.items()
     }
+
+
+def on_mesh(tree: Any, everywhere: NamedSharding) -> Any:
+    """Return `tree` with the arrays that lie on one device alone copied to all devices of a mesh."""
+    devices = everywhere.device_set
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.sharding.device_set == devices:
+            return leaf
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, everywhere, host.__getitem__)
+
+    return jax.tree_util.tree_map(place, tree)
 
 
 def like(leaf: Any, value: int) -> Any:

@@ -33,7 +33,7 @@ from dpojob_trainer.progress import (
     peak_rss_bytes,
 )
 from dpojob_trainer.training import compile_cache, samples, utilisation
-from dpojob_trainer.training.agreement import meet
+from dpojob_trainer.training.agreement import alike, meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
@@ -149,6 +149,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
         recorder = Recorder(config, place, total, out, tracker, emit)
         meet("dpojob-data-ready")
+        require_same_pairs(prepared)
         with preemption.postponed():
             checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
@@ -305,6 +306,20 @@ def reference_dtype(precision: PrecisionSpec) -> DType | None:
     the policy's type, because XLA may skip rounding them to the type of the computation.
     """
     return DType.BFLOAT16 if DType.BFLOAT16 in (precision.params, precision.compute) else None
+
+
+def require_same_pairs(prepared: data.PreparedData) -> None:
+    """Stop a slice whose hosts do not have the same pairs in the same order, as their global batches would be none.
+
+    Raises:
+        TrainerError: DatasetInvalid.
+    """
+    if not alike(prepared.pairs_sha256):
+        raise TrainerError(
+            TrainerReason.DATASET_INVALID,
+            "the hosts have read different pairs, so dataset.uri was written while the job started: wait for its writer, "
+            "or name a copy or a revision that does not change",
+        )
 
 
 def pad_token_id(tokenizer: Any) -> int:

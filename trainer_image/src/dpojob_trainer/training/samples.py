@@ -170,8 +170,8 @@ def greedy(
 
     def one_more(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         at, ids, done = carry
-        # Merged in here, because a module may not be used in another trace than the one it was made in.
-        model = state.model
+        # A recomputed layer assigns its parameters, which must be variables of this loop's own trace.
+        model = state.merge(jax.tree_util.tree_map(lambda leaf: leaf, state.graphstate))
         out = model(**on_data_axes({"input_ids": ids, "attention_mask": mask}), apply_lm_head=False)
         newest = jax.lax.dynamic_slice_in_dim(out.last_hidden_state, at - 1, 1, axis=1)
         likeliest = jnp.argmax(model.make_lm_head_fn()(newest)[:, 0].astype(jnp.float32), axis=-1)

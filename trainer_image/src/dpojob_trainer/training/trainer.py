@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.abstract import abstract_batch
+from dpojob_trainer.training.arrays import on_mesh
 from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, token_counts
 from dpojob_trainer.training.forward import log_probabilities
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
@@ -94,10 +95,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def configure_functions(self) -> TrainerConfigureFunctionOutput:
         """Make both steps on the model's mesh; the state is donated to the training step."""
         arguments, mesh = self.arguments, self.model.mesh
-        if arguments.reference_free:
-            self.reference_state = None
-        steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
         self._everywhere = NamedSharding(mesh, PartitionSpec())
+        # EasyDeL lays out the policy alone; the reference's counts of random numbers lie where they were made.
+        self.reference_state = (
+            None if arguments.reference_free else on_mesh(self.reference_state, self._everywhere)
+        )
+        steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
         reference = self.reference_state.shardings if self.reference_state is not None else None
         train, evaluate = jitted(steps, mesh, self.state_shardings, reference)
         self._evaluate = Program("evaluating", evaluate, self.hooks.phase, _shape)
