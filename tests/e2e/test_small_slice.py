@@ -31,7 +31,7 @@ def check_ledger(status: Status) -> None:
 
 
 def test_apply_ends_in_a_tuned_exported_model(namespace: Namespace) -> None:
-    namespace.apply(job("tiny"))
+    namespace.apply(job("tiny", gradientCheckpointing="nothing_saveable"))
     status = namespace.wait("tiny", "Complete", lambda s: is_true(s, "Complete"), RUN_SECONDS)
     namespace.run("wait", "dpojob/tiny", "--for=condition=Complete", "--timeout=5s")
 
@@ -61,7 +61,9 @@ def test_apply_ends_in_a_tuned_exported_model(namespace: Namespace) -> None:
     ]
     losses = [entry["loss"] for entry in lines if "loss" in entry]
     assert abs(losses[0] - math.log(2)) < 1e-3
-    assert (namespace.outputs / "tiny" / "summary.json").exists()
+    summary = json.loads((namespace.outputs / "tiny" / "summary.json").read_text())
+    (completion,) = summary["samples"]["completions"]
+    assert completion["beforeTokens"] is not None and completion["afterTokens"] is not None
 
 
 def test_exported_model_loads_in_transformers(namespace: Namespace) -> None:

@@ -21,6 +21,7 @@ from tests.trainer.jobs import TRAINING, Claim, run_trainer
 from tests.trainer.kills import free_port
 
 from dpojob_api import metrics
+from dpojob_api.constants import FIELD_MANAGER
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
@@ -115,9 +116,11 @@ class Drive:
             time.sleep(0.2)
 
     def scrape(self) -> dict[str, float]:
-        """Return the gauges, none while the endpoint is not up."""
+        """Return the gauges as the operator gets them, none while the endpoint is not up."""
+        address = f"http://127.0.0.1:{self._port}/metrics"
+        request = urllib.request.Request(address, headers={"User-Agent": FIELD_MANAGER})
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as reply:
+            with urllib.request.urlopen(request, timeout=5) as reply:
                 families = text_string_to_metric_families(reply.read().decode())
                 return {sample.name: sample.value for family in families for sample in family.samples}
         except OSError:
@@ -184,6 +187,7 @@ def test_two_processes_train_like_one(cluster: Cluster, claim: Claim, start: Sta
     assert (code, result.reason, result.step) == (0, TrainerReason.SUCCEEDED, 12), log[-3000:]
     assert len(claim.summary("slice")["hosts"]) == 2
     assert (claim.path / "slice" / "model" / "tokenizer.json").is_file()
+    assert "Fatal Python error" not in log, "the hosts part in peace"
 
     alone = claim.write_config(sampled(claim, "alone"))
     code, _, log = run_trainer(["local", "--config", str(alone)], seconds=DEADLINE_SECONDS)

@@ -153,7 +153,9 @@ def outcome_of(task: HostTask, sender: Sender) -> Payload:
         from dpojob_trainer.training import run as training
 
         place = training.Place(task.rank, task.addresses[task.rank], workdir(config, task.rank))
-        return training.run(config, place, sender.send)
+        report = training.run(config, place, sender.send)
+        leave_slice(task)
+        return report
     except BaseException as error:
         log.error("host %d failed\n%s", task.rank, traceback.format_exc())
         from dpojob_trainer.training import failures
@@ -179,6 +181,14 @@ def join_slice(task: HostTask) -> None:
         initialization_timeout=INITIALIZATION_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def leave_slice(task: HostTask) -> None:
+    """Part from the other hosts once all are done: JAX aborts a process whose peer goes without a word."""
+    if len(task.addresses) > 1:
+        import jax
+
+        jax.distributed.shutdown()
 
 
 def scratch() -> Path:

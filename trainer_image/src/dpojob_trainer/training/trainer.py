@@ -60,6 +60,8 @@ class Hooks:
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     """DPO on tokenised pairs; :meth:`train` raises what goes wrong."""
 
+    reference_state: Any
+
     def __init__(
         self,
         *,
@@ -97,12 +99,11 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         arguments, mesh = self.arguments, self.model.mesh
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         # EasyDeL lays out the policy alone; the reference's counts of random numbers lie where they were made.
-        self.reference_state = (
-            None if arguments.reference_free else on_mesh(self.reference_state, self._everywhere)
-        )
+        frozen = None if arguments.reference_free else on_mesh(self.reference_state, self._everywhere)
+        self.reference_state = frozen
         steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
-        reference = self.reference_state.shardings if self.reference_state is not None else None
-        train, evaluate = jitted(steps, mesh, self.state_shardings, reference)
+        places = None if frozen is None else frozen.shardings
+        train, evaluate = jitted(steps, mesh, self.state_shardings, places)
         self._evaluate = Program("evaluating", evaluate, self.hooks.phase, _shape)
         return TrainerConfigureFunctionOutput(
             sharded_training_step_function=Program("training", train, self.hooks.phase, _shape),
