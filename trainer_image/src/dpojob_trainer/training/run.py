@@ -252,7 +252,7 @@ def build(
     pad_id = pad_token_id(tokenizer)
     padding = padding_of(config, prepared.train, prepared.evaluation, pad_id)
     policy = weights.load_model(model_dir, config)
-    arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
+    arguments = dpo_arguments(config, recorder._total, workdir / "easydel")
     arguments.padding_value = pad_id
 
     def save(state: Any, step: int, evaluation: Numbers | None) -> None:

@@ -1,7 +1,7 @@
 """One optimizer step and one evaluation step, as JAX functions.
 
-They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``: its forward pass, its
-optimizer update) with four differences: the losses are those of :mod:`losses`; rewards are reduced per micro-batch, so
+They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``) with these differences: the
+log-probabilities are those of :mod:`logps` and the losses those of :mod:`losses`; rewards are reduced per micro-batch, so
 accuracy is right under gradient accumulation; the reference runs per micro-batch too, so its activations do not grow
 with the global batch; and the gradient norm is the global one, before clipping.
 """

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, blank, token_counts
-from dpojob_trainer.training.forward import log_probabilities
+from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
 from dpojob_trainer.training.program import Program, compile_all
@@ -95,7 +95,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         arguments, mesh = self.arguments, self.model.mesh
         if arguments.reference_free:
             self.reference_state = None
-        steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
+        steps = StepFunctions(completion_logps, self.loss, arguments.beta, self._micro_batches())
         self._everywhere = everywhere = NamedSharding(mesh, PartitionSpec())
         reference = self.reference_state.shardings if self.reference_state is not None else None
         train = jax.jit(
