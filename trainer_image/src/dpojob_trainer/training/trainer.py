@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from easydel.trainers import DPOTrainer
-from easydel.trainers.direct_preference_optimization_trainer._fn import concatenated_forward
 from easydel.trainers.trainer_protocol import (
     TrainerConfigureDataloaderOutput,
     TrainerConfigureFunctionOutput,
@@ -26,8 +25,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.batches import Batch, EvalBatches, TrainBatches, token_counts
+from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
 from dpojob_trainer.training.program import Program
+from dpojob_trainer.training.reference import Scores
 from dpojob_trainer.training.step import StepFunctions
 
 Numbers = dict[str, float]
@@ -98,6 +99,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         self.evaluation = evaluation
         self.cadence = cadence
         self.hooks = hooks
+        self.scores: Scores | None = None
+        self.scores_from: str | None = None
+        self._alone = reference is None
         # Without a reference EasyDeL would copy the policy; naming the policy itself avoids the copy.
         super().__init__(arguments, model, reference or model, tokenizer)
 
@@ -113,9 +117,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def configure_functions(self) -> TrainerConfigureFunctionOutput:
         """Compile both steps on the model's mesh; the state is donated to the training step."""
         arguments, mesh = self.arguments, self.model.mesh
-        if arguments.reference_free:
+        if self._alone:
             self.reference_state = None
-        steps = StepFunctions(_forward(arguments), self.loss, arguments.beta, self._micro_batches())
+        forward = partial(completion_logps, pad_id=arguments.padding_value)
+        steps = StepFunctions(forward, self.loss, arguments.beta, self._micro_batches())
         everywhere = NamedSharding(mesh, PartitionSpec())
         reference = self.reference_state.shardings if self.reference_state is not None else None
         train = jax.jit(
@@ -129,6 +134,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             in_shardings=(self.state_shardings, everywhere, everywhere, reference),
             out_shardings=everywhere,
         )
+        score = jax.jit(
+            steps.score, in_shardings=(self.state_shardings, everywhere), out_shardings=everywhere
+        )
+        self._score = Program("reference", score, self.hooks.phase)
         self._evaluate = Program("evaluating", evaluate, self.hooks.phase)
         return TrainerConfigureFunctionOutput(
             sharded_training_step_function=Program("training", train, self.hooks.phase),
@@ -167,18 +176,27 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _one_step(self, state: Any, step: int) -> Any:
         began = time.perf_counter()
-        batch = self.batches[step]
+        batch = self._with_reference(self.batches[step])
         state, metrics = self.sharded_training_step_function(state, batch, self.reference_state)
         numbers = self._numbers(metrics, step) | token_counts(batch)
         numbers |= {"seconds": time.perf_counter() - began}
         _require_finite(numbers, step + 1)
-        if step == 0 and self.reference_state is not None:
-            _require_reference(numbers["loss"], self.initial)
+        if step == 0 and not self.arguments.reference_free:
+            _require_reference(numbers["loss"], self.initial, self.scores_from)
         self.hooks.stepped(state, step + 1, numbers)
         evaluation = self.run_evaluation(state, step + 1) if self.cadence.evaluates(step + 1) else None
         if self.cadence.saves(step + 1):
             self.hooks.save(state, step + 1, evaluation)
         return state
+
+    def score(self, batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the log-probabilities of both sides under the policy as it is, each `[pairs]`."""
+        with self.mesh:
+            chosen, rejected = self._score(self.model_state, batch)
+        return np.asarray(chosen.addressable_data(0)), np.asarray(rejected.addressable_data(0))
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        return batch if self.scores is None else self.scores.joined(batch)
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
         found = {"loss": metrics.loss} | dict(metrics.other_metrics)
@@ -203,7 +221,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         return numbers
 
     def _evaluate_batch(self, state: Any, batch: Batch, weights: np.ndarray[Any, Any]) -> Numbers:
-        sums = self._evaluate(state, batch, weights, self.reference_state)
+        sums = self._evaluate(state, self._with_reference(batch), weights, self.reference_state)
         return {name: float(value) for name, value in jax.device_get(sums).items()}
 
 
@@ -220,28 +238,14 @@ def _require_finite(numbers: Numbers, step: int) -> None:
             )
 
 
-def _require_reference(loss: float, initial: InitialLoss) -> None:
+def _require_reference(loss: float, initial: InitialLoss, scores_from: str | None) -> None:
     """Raise ReferenceMismatch unless the first loss is that of a policy that equals its reference."""
     if not initial.matches(loss):
         raise TrainerError(
             TrainerReason.REFERENCE_MISMATCH,
             f"the loss of step 1 is {loss:.7g} and must be {initial.value:.7g} (within {initial.tolerance:.2g}) while "
             "the policy equals its reference; leave attention.mechanism and mesh at their defaults or use "
-            "precision.compute float32, and report the job's spec if the message stays",
+            "precision.compute float32, and report the job's spec if the message stays"
+            + (f"; the reference's log-probabilities are those of {scores_from}" if scores_from else ""),
             step=1,
         )
-
-
-def _forward(arguments: Any) -> Any:
-    return partial(
-        concatenated_forward,
-        is_encoder_decoder=False,
-        label_pad_token_id=arguments.label_pad_token_id,
-        padding_value=arguments.padding_value,
-        max_length=arguments.max_length,
-        truncation_mode=arguments.truncation_mode,
-        aux_loss_enabled=False,
-        # Any other type than ipo returns sums over tokens; the loss takes the average itself.
-        loss_type="sigmoid",
-        logprob_vocab_chunk_size=arguments.logprob_vocab_chunk_size,
-    )
