@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from easydel.trainers import DPOTrainer
 from easydel.trainers.trainer_protocol import (
     TrainerConfigureDataloaderOutput,
