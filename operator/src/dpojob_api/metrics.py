@@ -33,6 +33,7 @@ PHASES: Final = (
     "starting",
     "loading",
     "compiling",
+    "reference",
     "training",
     "evaluating",
     "checkpointing",

@@ -16,7 +16,7 @@ import jax
 
 from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DType, ExportFormat
+from dpojob_api.spec import DType, ExportFormat, ReferenceLogProbs
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
@@ -32,11 +32,12 @@ from dpojob_trainer.progress import (
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache, samples
+from dpojob_trainer.training import reference, samples
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.compile_cache import CompileCache
 from dpojob_trainer.training.loop import Cadence
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
@@ -68,7 +69,9 @@ class Recorder:
         out: store.OutputStore,
         tracker: Tracker,
         emit: Emit,
+        programs: CompileCache,
     ) -> None:
+        self._programs = programs
         self._config, self._out, self._tracker, self._emit = config, out, tracker, emit
         self._first = place.rank == 0
         self._total = total
@@ -109,8 +112,9 @@ class Recorder:
             self._emit(Begun(step, self._total, per_epoch))
 
     def phase(self, name: str) -> None:
-        """Tell the driver that a phase begins."""
+        """Tell the driver that a phase begins; programs that the last one compiled are kept."""
         if self._first:
+            self._programs.push()
             self._emit(Phase(name))
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -140,25 +144,29 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         emit(Phase("loading"))
     out = store.output_of(config)
     out.check_fence()
-    compile_cache.enable(out.folder, config.platform)
+    programs = CompileCache(store.cache_of(config, out), out, config.platform, place.workdir)
+    programs.enable()
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir, store.pairs_of(out))
     origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
     with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
-        recorder = Recorder(config, place, total, out, tracker, emit)
+        recorder = Recorder(config, place, total, out, tracker, emit, programs)
         meet("dpojob-data-ready")
         with preemption.postponed():
             checkpoints = Checkpoints(out.root, config.training)
         with watch("load"):
             leaves = Leaving(preemption, checkpoints, out)
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
+        with watch("reference"):
+            score_reference(config, model_dir, prepared, trainer, out, recorder)
+        with watch("load"):
             with preemption.postponed():
                 resumed = resume(trainer, checkpoints)
             sampler = samples.sampler(config, prepared, model_dir, trainer.arguments.padding_value)
         with watch("samples"):
-            early = samples.of_untrained(sampler, trainer, resumed)
+            early = samples.of_untrained(sampler, trainer, resumed, out, place.rank)
         preemption.wait_for_steps()
         recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
@@ -287,16 +295,45 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return what the policy is before its first step, in as little memory as possible; None if reference-free.
+    """Return what the policy is before its first step, in as little memory as possible; None if no step needs it.
 
     Matrices have the narrower of the types of parameters and computation, as no update ever needs more. Norms and
     biases keep the policy's type, because XLA may skip rounding them to the type of the computation.
     """
-    if config.dpo.reference_free:
+    if config.dpo.reference_free or config.dpo.reference_log_probs is ReferenceLogProbs.PRECOMPUTED:
         return None
     precision = config.precision
     narrow = DType.BFLOAT16 in (precision.params, precision.compute)
     return weights.load_model(model_dir, config, matrix_dtype=DType.BFLOAT16 if narrow else None)
+
+
+def score_reference(
+    config: TrainerConfig,
+    model_dir: Path,
+    prepared: data.PreparedData,
+    trainer: PreferenceTrainer,
+    out: store.OutputStore,
+    recorder: Recorder,
+) -> None:
+    """Give the trainer, whose policy is still the base model, the reference's log-probabilities of all pairs.
+
+    Raises:
+        TrainerError: Fenced or OutputUnwritable.
+    """
+    if config.dpo.reference_free or config.dpo.reference_log_probs is ReferenceLogProbs.LIVE:
+        return
+    sums = reference.weight_sums(trainer.model_state.graphstate, trainer.mesh)
+    cache = reference.Cache(store.cache_of(config, out), out, reference.identity(config, model_dir, sums))
+    parts = [part for part in (prepared.train, prepared.evaluation) if part is not None]
+    size, padding = micro_batch_size(config.training), trainer.batches.padding
+    trainer.scores_from = cache.root
+    trainer.scores = reference.scored(
+        parts,
+        cache,
+        lambda pairs: EvalBatches(pairs, size, padding),
+        trainer.score,
+        lambda: recorder.phase("reference"),
+    )
 
 
 def pad_token_id(tokenizer: Any) -> int:
