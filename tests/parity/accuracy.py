@@ -17,9 +17,11 @@ import yaml
 from tests.parity import cases, harness, page
 from tests.trainer.jobs import Claim, mounted
 
+from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data
 from dpojob_trainer.cli import manifest
-from dpojob_trainer.training import batches
+from dpojob_trainer.training.batches import TrainBatches
+from dpojob_trainer.training.shapes import padding_of
 
 TOLERANCE = 0.01
 # The lengths of `make demo DATA=FILE`.
@@ -97,13 +99,20 @@ def write_rows(claim: Claim, file: Path) -> tuple[int, int]:
     config = manifest.load(file)
     prepared = data.prepare(config, claim.path / CASE.family)
     assert prepared.evaluation is not None
-    size, pairs = config.training.global_batch_size, len(prepared.train)
-    order = batches.order(pairs, config.training.seed, 0, shuffle=True)[: pairs // size * size]
-    sets = {"rows": prepared.train.select(order), "held": prepared.evaluation}
+    sets = {"rows": prepared.train.select(first_epoch(config, prepared)), "held": prepared.evaluation}
     for name, rows in sets.items():
         listed = list(rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
         (claim.path / f"{CASE.name}.{name}.json").write_text(json.dumps(listed))
     return len(sets["rows"]), len(sets["held"])
+
+
+def first_epoch(config: TrainerConfig, prepared: data.PreparedData) -> list[int]:
+    """Return the pairs in the order in which the job trains on them."""
+    training = config.training
+    padding = padding_of(config, prepared.train, prepared.evaluation, pad_id=0)
+    made = TrainBatches(prepared.train, training.global_batch_size, padding, training.seed, training.shuffle)
+    steps = len(prepared.train) // training.global_batch_size
+    return [int(row) for step in range(steps) for row in made.indices(step)]
 
 
 def run_trl(claim: Claim, steps: int) -> Held:

@@ -98,7 +98,7 @@ Versions: {versions}.
 
 Both sides: float32 on one CPU device, rows in file order, AdamW (0.9, 0.999, 1e-8), a constant learning rate and
 gradients clipped to norm 1 unless the case says otherwise. TRL gets our token ids, so that tokenisation plays no part,
-pads each batch on the right and has plain attention; ours pads to fixed lengths.
+pads each batch on the right and has plain attention; ours pads to few fixed lengths.
 
 - `llama`, `qwen3`: two layers of that architecture with random weights, {pairs} pairs, {tiny_batch} per step, prompts cut to
   {tiny_prompt} and completions to {tiny_completion} tokens, learning rate {tiny_learning_rate:g}.
