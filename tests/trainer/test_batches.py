@@ -211,11 +211,16 @@ def test_a_run_of_one_step_takes_the_peak() -> None:
     )
 
 
-def test_large_logits_are_formed_in_chunks() -> None:
-    assert plan.lm_head_chunk(2, 64, 512) is None
-    chunk = plan.lm_head_chunk(4, 4096, 151936)
-    assert chunk is not None
-    assert 4 * chunk * 151936 * 4 <= plan.MAX_LOGIT_BYTES
+def test_small_logits_are_one_block() -> None:
+    assert plan.head_blocks(2, 64, 512) == (1, 1)
+
+
+@pytest.mark.parametrize(("sequences", "length"), [(4, 4096), (128, 4096), (2, 48), (16, 4097)])
+def test_blocks_of_logits_are_small_and_divide_the_positions(sequences: int, length: int) -> None:
+    columns, positions = plan.head_blocks(sequences, length, 151936)
+    assert length % positions == 0
+    assert sequences * length * 151936 * 4 <= plan.MAX_LOGIT_BYTES * columns * positions
+    assert 151936 / columns >= plan.MIN_COLUMNS / 2
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_another_model_as_reference_ends_the_run(
 
     monkeypatch.setattr(training, "load_reference", stranger)
     with pytest.raises(TrainerError) as caught:
-        train(f"stranger-{loss}", 2, dpo=LENGTHS | {"lossType": loss})
+        train(f"stranger-{loss}", 2, dpo=LENGTHS | {"lossType": loss, "referenceLogProbs": "live"})
     assert caught.value.reason is TrainerReason.REFERENCE_MISMATCH
     assert (f"{LN2:.7g}" if loss == "sigmoid" else "25") in caught.value.message
     assert not (claim.path / f"stranger-{loss}" / "metrics.jsonl").exists()

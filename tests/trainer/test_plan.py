@@ -58,7 +58,7 @@ def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
     from dpojob_trainer.training.trainer import Hooks, PreferenceTrainer
 
     policy = weights.load_model(folder, config)
-    arguments = dpo_arguments(config, STEPS, policy.config.vocab_size, scratch)
+    arguments = dpo_arguments(config, STEPS, scratch)
     arguments.padding_value = 0
     trainer = PreferenceTrainer(
         arguments=arguments,
@@ -87,10 +87,11 @@ def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
             "gradientCheckpointing": "nothing_saveable",
             "training": {"globalBatchSize": 8, "maxSteps": STEPS, "gradientAccumulationSteps": 2},
             "precision": {"params": "float32", "compute": "bfloat16"},
+            "dpo": {"maxPromptLength": 32, "maxCompletionLength": 32, "referenceLogProbs": "live"},
         },
         {"dpo": {"maxPromptLength": 32, "maxCompletionLength": 32, "referenceFree": True}},
     ],
-    ids=["fsdp", "mixed mesh, micro-batches, recomputed", "reference-free"],
+    ids=["fsdp", "mixed mesh, micro-batches, recomputed, live reference", "reference-free"],
 )
 def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     config = Claim("inputs", folder).config("plan", accelerator={"type": "v4-16"}, **spec)

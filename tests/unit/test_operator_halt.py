@@ -247,12 +247,13 @@ def test_run_whose_metrics_cannot_be_read_is_lost():
     ("case", "scrape"),
     [
         (still("compiling"), b.make_scrape(12, phase="compiling")),
+        (still("reference"), b.make_scrape(12, phase="reference")),
         (still(change=59), b.make_scrape(12)),
         (still(since=30), b.make_scrape(12)),
         (still(), b.make_scrape(13)),
         (still(), b.make_scrape(12, phase="evaluating")),
     ],
-    ids=["compiling", "recent", "just begun", "a step", "a phase"],
+    ids=["compiling", "reference", "recent", "just begun", "a step", "a phase"],
 )
 def test_run_that_moves_or_compiles_goes_on(case, scrape):
     job, _ = case

@@ -224,11 +224,13 @@ def test_ports():
         (("pvc://in/m", "pvc://in/d", "pvc://out/x"), {"in": True, "out": False}),
         (("pvc://all/m", "hf://o/d", "pvc://all/x"), {"all": False}),
         (("hf://o/m", "pvc://data", "gs://bucket/x"), {"data": True}),
+        (("hf://o/m", "pvc://in/d", "gs://bucket/x", "pvc://in/cache"), {"in": False}),
     ],
 )
 def test_claims_are_mounted_once_and_read_only_where_only_read(uris, expected):
-    model, dataset, output = uris
-    spec = {"model": {"uri": model}, "dataset": {"uri": dataset}, "output": {"uri": output}}
+    model, dataset, output, *shared = uris
+    outputs = {"uri": output} | ({"cacheUri": shared[0]} if shared else {})
+    spec = {"model": {"uri": model}, "dataset": {"uri": dataset}, "output": outputs}
     assert storage.claims(b.make_job(spec).spec) == expected
     for pod in (head(spec), host(spec)):
         mounted = {

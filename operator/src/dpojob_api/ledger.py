@@ -34,6 +34,7 @@ ACTIVITY_OF_PHASE: Final = dict(
             Activity.STARTING,
             Activity.DATA,
             Activity.COMPILING,
+            Activity.REFERENCE,
             Activity.TRAINING,
             Activity.EVALUATING,
             Activity.CHECKPOINTING,

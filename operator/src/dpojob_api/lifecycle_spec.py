@@ -126,6 +126,6 @@ class ProgressSpec(ApiModel):
         default=None,
         ge=30,
         le=604800,
-        description="stallSeconds ends an attempt whose step and phase have not changed for so long; compiling does not "
-        "count. Take more than the longest of load, evaluation, checkpoint and export. Off if unset.",
+        description="stallSeconds ends an attempt whose step and phase have not changed for so long; the phases compiling "
+        "and reference do not count. Take more than the longest of load, evaluation, checkpoint and export. Off if unset.",
     )

@@ -34,6 +34,7 @@ PHASES: Final = (
     "starting",
     "loading",
     "compiling",
+    "reference",
     "training",
     "evaluating",
     "checkpointing",

@@ -55,6 +55,13 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class ReferenceLogProbs(StrEnum):
+    """When the reference's log-probabilities are computed."""
+
+    PRECOMPUTED = "precomputed"
+    LIVE = "live"
+
+
 class AttentionMechanism(StrEnum):
     """Attention kernels of EasyDeL 0.3.0 that train on TPU or CPU."""
 
@@ -103,6 +110,11 @@ class DPOSpec(ApiModel):
         default=False,
         description="referenceFree leaves the reference model out; its log-probabilities count as 0.",
     )
+    reference_log_probs: ReferenceLogProbs = Field(
+        default=ReferenceLogProbs.PRECOMPUTED,
+        description="referenceLogProbs is precomputed (once per pair ahead of training, kept in the output for later attempts) "
+        "or live (in every step, with the reference model in memory).",
+    )
     max_prompt_length: int = Field(
         default=1024,
         ge=1,
@@ -121,6 +133,16 @@ class DPOSpec(ApiModel):
         le=2097152,
         description="maxLength is maxPromptLength + maxCompletionLength; it may be left out.",
     )
+
+    @property
+    def live_reference(self) -> bool:
+        """Whether every step computes the reference."""
+        return not self.reference_free and self.reference_log_probs is ReferenceLogProbs.LIVE
+
+    @property
+    def precomputed_reference(self) -> bool:
+        """Whether the reference's log-probabilities come with the pairs."""
+        return not self.reference_free and self.reference_log_probs is ReferenceLogProbs.PRECOMPUTED
 
 
 class PrecisionSpec(ApiModel):
@@ -165,6 +187,11 @@ class OutputSpec(ApiModel):
 
     uri: OutputUri = Field(
         description="uri is the folder of this job alone: gs://bucket/path or pvc://claim/path. The tuned model is in its model/."
+    )
+    cache_uri: OutputUri | None = Field(
+        default=None,
+        description="cacheUri is a folder that jobs share: gs://bucket/path or pvc://claim/path. It holds the reference's "
+        "log-probabilities and compiled programs, which are in this job's own folder if unset.",
     )
     export_format: ExportFormat = Field(
         default=ExportFormat.SAFETENSORS,

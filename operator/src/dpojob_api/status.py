@@ -104,7 +104,7 @@ class ProgressStatus(ApiModel):
     """The newest numbers that the trainer served."""
 
     phase: Short = Field(
-        description="phase is what the trainer is doing: starting, loading, compiling, training, evaluating, checkpointing, exporting."
+        description="phase is what the trainer is doing: starting, loading, compiling, reference, training, evaluating, checkpointing, exporting."
     )
     step: int = Field(description="step is the number of optimizer steps done.")
     total_steps: int = Field(description="totalSteps is the number of optimizer steps of the whole run.")

@@ -10,7 +10,8 @@ from dpojob_api.uris import pvc_claim, pvc_mount
 def claims(spec: DPOJobSpec) -> dict[str, bool]:
     """Return the claims that a spec names, each with whether it is only read."""
     reads = {pvc_claim(spec.model.uri), pvc_claim(spec.dataset.uri)}
-    writes = {pvc_claim(spec.output.uri)}
+    written = (spec.output.uri, spec.output.cache_uri)
+    writes = {pvc_claim(uri) for uri in written if uri is not None}
     names = sorted(claim for claim in reads | writes if claim is not None)
     return {name: name not in writes for name in names}
 

@@ -8,16 +8,17 @@ from dpojob_operator import history
 from dpojob_operator.observed import Observed
 from dpojob_operator.policy.failure import Failure
 
-COMPILING = "compiling"
+# A single compilation, or one pass of the reference over all pairs, takes as long as it takes.
+UNCOUNTED = ("compiling", "reference")
 
 
 def find_stall(job: DPOJob, observed: Observed, now: datetime) -> Failure | None:
-    """Return the failure of a run that stands still; one that compiles does not, and one that has not begun cannot."""
+    """Return the failure of a run that stands still; one that compiles or scores the reference does not, and one that has not begun cannot."""
     limit, progress = job.spec.progress.stall_seconds, job.status.progress
     since = history.running_since(job.status)
     if limit is None or since is None or progress is None or progress.change_time is None:
         return None
-    if changed(job, observed) or progress.phase == COMPILING:
+    if changed(job, observed) or progress.phase in UNCOUNTED:
         return None
     idle = round((now - max(since, progress.change_time)).total_seconds())
     if idle < limit:

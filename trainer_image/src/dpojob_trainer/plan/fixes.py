@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dpojob_api.accelerator import SliceShape, shapes
 from dpojob_api.mesh import resolve_mesh
-from dpojob_api.spec import DType, GradientCheckpointing
+from dpojob_api.spec import DType, GradientCheckpointing, ReferenceLogProbs
 from dpojob_api.trainer_config import TrainerConfig
 
 # A slice of more chips than this many times the job's own is another job.
@@ -31,13 +31,17 @@ def words_of(changes: dict[str, str | int]) -> str:
 
 
 def candidates(config: TrainerConfig) -> Iterator[Fix]:
-    """Yield what to try, each on top of recomputing activations: that costs a third of the speed and nothing else.
+    """Yield what to try, each on top of the cheaper ones that always help.
 
-    Then come sequences that are not divided over chips, smaller micro-batches, parameters of half the size, and larger
+    A reference computed ahead of training costs nothing; recomputing activations costs a third of the speed and nothing
+    else. Then come sequences that are not divided over chips, smaller micro-batches, parameters of half the size, and larger
     slices of the same generation.
     """
-    recomputed = _recomputed(Fix({}, config))
-    if recomputed.changes:
+    alone = _without_reference(Fix({}, config))
+    if alone.changes:
+        yield alone
+    recomputed = _recomputed(alone)
+    if recomputed is not alone:
         yield recomputed
     unsplit = _unsplit(recomputed)
     if unsplit:
@@ -47,6 +51,15 @@ def candidates(config: TrainerConfig) -> Iterator[Fix]:
     if config.precision.params is DType.FLOAT32:
         yield _halved(divided[-1] if divided else recomputed)
     yield from _larger(recomputed)
+
+
+def _without_reference(fix: Fix) -> Fix:
+    dpo = fix.config.dpo
+    if not dpo.live_reference:
+        return fix
+    ahead = ReferenceLogProbs.PRECOMPUTED
+    changed = fix.config.model_copy(update={"dpo": dpo.model_copy(update={"reference_log_probs": ahead})})
+    return Fix(fix.changes | {"spec.dpo.referenceLogProbs": ahead.value}, changed)
 
 
 def _recomputed(fix: Fix) -> Fix:

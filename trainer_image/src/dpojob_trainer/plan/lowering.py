@@ -14,7 +14,7 @@ from dpojob_api.spec import DType
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.plan.memory import Sizes
 from dpojob_trainer.training.batches import Shape
-from dpojob_trainer.training.plan import FLOAT32_BYTES, micro_batch_size
+from dpojob_trainer.training.plan import FLOAT32_BYTES, head_blocks, micro_batch_size
 from dpojob_trainer.training.utilisation import multiplied
 from dpojob_trainer.weights.checkpoint import read_json
 
@@ -153,7 +153,7 @@ def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
 
     from dpojob_trainer.training import abstract
     from dpojob_trainer.training.arguments import dpo_arguments
-    from dpojob_trainer.training.forward import log_probabilities
+    from dpojob_trainer.training.logps import completion_logps
     from dpojob_trainer.training.losses import pair_loss
     from dpojob_trainer.training.run import reference_dtype
     from dpojob_trainer.training.step import StepFunctions, jitted
@@ -167,29 +167,32 @@ def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
 
     policy = module()
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = dpo_arguments(config, total, policy.config.vocab_size, Path(scratch))
+        arguments = dpo_arguments(config, total, Path(scratch))
     optimizer, _ = arguments.get_optimizer_and_scheduler(total)
     state = abstract.abstract_state(policy, optimizer)
-    reference = None if config.dpo.reference_free else module(reference_dtype(precision)).to_state()
-    for model in (state.model, *([reference.model] if reference else [])):
-        if arguments.lmhead_chunksize is not None:
-            model.config.lmhead_chunksize = arguments.lmhead_chunksize
+    live = config.dpo.live_reference
+    reference = module(reference_dtype(precision)).to_state() if live else None
     steps = StepFunctions(
-        log_probabilities, pair_loss(config.dpo), config.dpo.beta, config.training.gradient_accumulation_steps
+        completion_logps, pair_loss(config.dpo), config.dpo.beta, config.training.gradient_accumulation_steps
     )
     mesh = policy.mesh
-    train, _ = jitted(steps, mesh, state.shardings, reference.shardings if reference else None)
+    train, *_ = jitted(steps, mesh, state.shardings, reference.shardings if reference else None)
     everywhere = NamedSharding(mesh, PartitionSpec())
     with mesh:
-        traced = train.trace(
-            state, abstract.abstract_batch(shape, config.training.global_batch_size, everywhere), reference
+        batch = abstract.abstract_batch(
+            shape,
+            config.training.global_batch_size,
+            everywhere,
+            scored=config.dpo.precomputed_reference,
         )
-    positions = arguments.lmhead_chunksize or shape.completion
-    return Step(traced, state, reference, logit_bytes(config, policy.config.vocab_size, positions))
+        traced = train.trace(state, batch, reference)
+    return Step(traced, state, reference, logit_bytes(config, policy.config.vocab_size, shape.completion))
 
 
 def logit_bytes(config: TrainerConfig, vocabulary: int, positions: int) -> float:
-    """Return the bytes of one device's logits for so many positions of every sequence of a micro-batch."""
+    """Return the bytes of a device's largest block of logits, for completions of so many positions."""
     mesh = config.plan.mesh
-    pairs = -(-micro_batch_size(config.training) // mesh.data_shards)
-    return 2 * pairs * min(positions, -(-positions // mesh.sp)) * (vocabulary // mesh.tp) * FLOAT32_BYTES
+    sequences = -(-2 * micro_batch_size(config.training) // mesh.data_shards)
+    own, share = -(-positions // mesh.sp), -(-vocabulary // mesh.tp)
+    columns, blocks = head_blocks(sequences, own, share)
+    return sequences * (own // blocks) * -(-share // columns) * FLOAT32_BYTES

@@ -105,7 +105,7 @@ def _time(
     chip, devices = chips()[config.generation], config.plan.chips
     longest = step_time(probe.step, chip, devices)
     seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
-    per_token = flops_per_token(probe.sizes.multiplied, reference=not config.dpo.reference_free)
+    per_token = flops_per_token(probe.sizes.multiplied, reference=config.dpo.live_reference)
     hours = None if total is None else total * seconds / 3600
     chip_hours = None if hours is None else hours * devices
     return TimeAnswer(

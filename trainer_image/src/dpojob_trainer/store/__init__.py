@@ -63,6 +63,10 @@ class OutputStore(Protocol):
         """Write a whole file; a reader sees the old or the new content, never a part."""
         ...
 
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write a whole file of bytes, as :meth:`write_text` does."""
+        ...
+
     def append_line(self, path: str, line: str) -> None:
         """Append one line to a file of which this process is the only writer, keeping the lines of earlier attempts.
 
@@ -95,6 +99,14 @@ class OutputStore(Protocol):
         """
         ...
 
+    def read_bytes(self, path: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
     def list(self, path: str = "") -> list[str]:
         """Return the names directly below a folder, sorted; empty if there is no such folder."""
         ...
@@ -103,6 +115,15 @@ class OutputStore(Protocol):
 def output_of(config: TrainerConfig) -> OutputStore:
     """Return the job's output, to which only the newest start of its newest attempt may write."""
     return open_store(config.output.uri, writer_of(config))
+
+
+def cache_of(config: TrainerConfig, out: OutputStore) -> OutputStore:
+    """Return where what can be computed again is kept: the folder that jobs share, or `out`.
+
+    Nothing is fenced there: who writes checks the fence of `out` first. Names follow from contents, so that jobs which
+    write the same file write the same.
+    """
+    return out if config.output.cache_uri is None else open_store(config.output.cache_uri)
 
 
 def open_store(uri: str, writer: Writer | None = None) -> OutputStore:

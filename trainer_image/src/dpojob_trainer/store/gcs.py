@@ -75,6 +75,11 @@ class GcsStore:
             # A browser shows report.html only as what it is called.
             self._blob(path).upload_from_string(text, content_type=guess_type(path)[0] or "text/plain")
 
+    def write_bytes(self, path: str, content: bytes) -> None:
+        self.check_fence()
+        with self._writing():
+            self._blob(path).upload_from_string(content, content_type="application/octet-stream")
+
     def append_line(self, path: str, line: str) -> None:
         if path not in self._lines:
             self._lines[path], self._generations[path] = self._current(path)
@@ -105,8 +110,11 @@ class GcsStore:
             return bool(self._blob(path).exists() or self._below(path, limit=1))
 
     def read_text(self, path: str) -> str:
+        return self.read_bytes(path).decode()
+
+    def read_bytes(self, path: str) -> bytes:
         try:
-            return str(self._blob(path).download_as_text())
+            return bytes(self._blob(path).download_as_bytes())
         except NotFound as error:
             raise FileNotFoundError(f"{self.root}/{path}") from error
 

@@ -72,11 +72,14 @@ class LocalStore:
             self._fence.check()
 
     def write_text(self, path: str, text: str) -> None:
+        self.write_bytes(path, text.encode())
+
+    def write_bytes(self, path: str, content: bytes) -> None:
         target = self._root / path
         self.check_fence()
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._whole(target, text).replace(target)
+            self._whole(target, content).replace(target)
 
     def append_line(self, path: str, line: str) -> None:
         target = self._root / path
@@ -112,15 +115,18 @@ class LocalStore:
     def read_text(self, path: str) -> str:
         return (self._root / path).read_text(encoding="utf-8")
 
+    def read_bytes(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
     def list(self, path: str = "") -> list[str]:
         folder = self._root / path
         return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
-    def _whole(self, target: Path, text: str) -> Path:
-        """Write a text beside its target and return that file, on the disk."""
+    def _whole(self, target: Path, content: bytes) -> Path:
+        """Write bytes beside their target and return that file, on the disk."""
         beside = target.with_name(f".{target.name}.{uuid4().hex}")
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         return beside

@@ -4,18 +4,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpojob_trainer.training.batches import Shape, blank
+from dpojob_trainer.training.step import CHOSEN, REJECTED
 from dpojob_trainer.weights.architecture import is_tied, shardings
 from dpojob_trainer.weights.names import is_head
 
 
-def abstract_batch(shape: Shape, pairs: int, everywhere: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return a batch of a shape, which every device has whole."""
+def abstract_batch(
+    shape: Shape, pairs: int, everywhere: NamedSharding, *, scored: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return a batch of a shape, which every device has whole; `scored` if it has the reference's log-probabilities."""
+    scores = dict.fromkeys((CHOSEN, REJECTED), np.zeros(pairs, np.float32)) if scored else {}
     return {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere)
-        for name, array in blank(shape, pairs).items()
+        for name, array in (blank(shape, pairs) | scores).items()
     }
 
 

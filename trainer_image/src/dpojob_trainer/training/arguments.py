@@ -5,10 +5,10 @@ from typing import Any
 
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.training_spec import Optimizer
-from dpojob_trainer.training.plan import learning_rate, lm_head_chunk, micro_batch_size
+from dpojob_trainer.training.plan import learning_rate, micro_batch_size
 
 
-def dpo_arguments(config: TrainerConfig, total: int, vocabulary: int, scratch: Path) -> Any:
+def dpo_arguments(config: TrainerConfig, total: int, scratch: Path) -> Any:
     """Return EasyDeL's DPOConfig for a run of `total` steps."""
     import easydel as ed
 
@@ -20,7 +20,6 @@ def dpo_arguments(config: TrainerConfig, total: int, vocabulary: int, scratch: P
         max_prompt_length=dpo.max_prompt_length,
         max_completion_length=dpo.max_completion_length,
         max_length=dpo.max_prompt_length + dpo.max_completion_length,
-        lmhead_chunksize=_head_chunk(config, vocabulary),
         total_batch_size=micro_batch_size(training),
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_training_steps=total,
@@ -67,10 +66,3 @@ def optimizer(name: Optimizer) -> Any:
     import easydel as ed
 
     return ed.EasyDeLOptimizers(name.value)
-
-
-def _head_chunk(config: TrainerConfig, vocabulary: int) -> int | None:
-    mesh = config.plan.mesh
-    length = config.dpo.max_prompt_length + config.dpo.max_completion_length
-    pairs = -(-micro_batch_size(config.training) // mesh.data_shards)
-    return lm_head_chunk(2 * pairs, length // mesh.sp, vocabulary // mesh.tp)

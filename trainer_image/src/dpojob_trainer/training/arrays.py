@@ -74,5 +74,24 @@ def _bit_sum(array: jax.Array) -> jax.Array:
     return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
+def digests(arrays: Arrays) -> jax.Array:
+    """Return for each array, by the order of their names, two sums over its elements' bits modulo 2**32: `[arrays, 2]`.
+
+    The second one weighs each element by its place, so that moved elements change it. Both are the same on every mesh.
+    """
+    return jnp.stack([_digest(arrays[name]) for name in sorted(arrays)])
+
+
+def _digest(array: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(
+        jnp.uint32
+    )
+    place, stride = jnp.zeros(array.shape, jnp.uint32), 1
+    for axis in reversed(range(array.ndim)):
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= array.shape[axis]
+    return jnp.stack([jnp.sum(bits, dtype=jnp.uint32), jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)])
+
+
 def _name(path: Any) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", ".", jax.tree_util.keystr(path)).strip(".")

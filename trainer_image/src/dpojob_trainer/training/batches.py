@@ -61,6 +61,16 @@ def collate(rows: dict[str, list[list[int]]], shape: Shape, pad_id: int) -> Batc
     return batch
 
 
+def token_ids(batch: Batch) -> list[tuple[list[int], list[int], list[int]]]:
+    """Return what :func:`collate` was given: prompt, chosen and rejected completion of every pair, none of them empty."""
+    sides = [[batch[f"{side}_{name}"] for name in ("labels", "label_mask")] for side in SIDES]
+    found = []
+    for row, begin in enumerate((batch["chosen_places"][:, 0] + 1).tolist()):
+        chosen, rejected = (labels[row][mask[row] > 0].tolist() for labels, mask in sides)
+        found.append((batch["chosen_input_ids"][row, :begin].tolist(), chosen, rejected))
+    return found
+
+
 def blank(shape: Shape, pairs: int) -> Batch:
     """Return a batch of a shape without tokens."""
     empty: list[list[int]] = [[]] * pairs

@@ -6,8 +6,10 @@ import optax
 
 from dpojob_api.training_spec import Scheduler, TrainingSpec
 
-# Full logits are formed when a device holds at most this many bytes of them; otherwise the head runs in chunks.
+# A device holds at most this many bytes of logits; where all of them are more, the head runs in blocks.
 MAX_LOGIT_BYTES = 256 * 2**20
+# Matrix products of fewer columns are slow.
+MIN_COLUMNS = 4096
 FLOAT32_BYTES = 4
 
 
@@ -47,9 +49,14 @@ def learning_rate(training: TrainingSpec, total: int) -> Callable[[int], float]:
     return optax.join_schedules([rise, shape], [warmup])  # type: ignore[no-any-return]
 
 
-def lm_head_chunk(sequences_per_device: int, length: int, vocabulary: int) -> int | None:
-    """Return how many positions the language model head takes at once, None for all of them."""
-    per_position = sequences_per_device * vocabulary * FLOAT32_BYTES
-    if per_position * length <= MAX_LOGIT_BYTES:
-        return None
-    return max(1, min(length, MAX_LOGIT_BYTES // per_position))
+def head_blocks(sequences_per_device: int, length: int, vocabulary: int) -> tuple[int, int]:
+    """Return into how many blocks the head divides its part of the vocabulary, and the positions: (1, 1) for none."""
+    entries = MAX_LOGIT_BYTES // FLOAT32_BYTES
+    needed = _ceil(sequences_per_device * length * vocabulary, entries)
+    columns = min(needed, _ceil(vocabulary, MIN_COLUMNS))
+    wanted = _ceil(needed, columns)
+    return columns, next(blocks for blocks in range(min(wanted, length), length + 1) if length % blocks == 0)
+
+
+def _ceil(number: int, by: int) -> int:
+    return -(-number // by)

@@ -32,11 +32,12 @@ from dpojob_trainer.progress import (
     Stopwatch,
     peak_rss_bytes,
 )
-from dpojob_trainer.training import compile_cache, samples, utilisation
+from dpojob_trainer.training import reference, samples, utilisation
 from dpojob_trainer.training.agreement import alike, meet
 from dpojob_trainer.training.arguments import dpo_arguments
 from dpojob_trainer.training.batches import EvalBatches, TrainBatches
 from dpojob_trainer.training.checkpoints import Checkpoints
+from dpojob_trainer.training.compile_cache import CompileCache
 from dpojob_trainer.training.loop import Cadence
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
@@ -68,7 +69,9 @@ class Recorder:
         out: store.OutputStore,
         tracker: Tracker,
         emit: Emit,
+        programs: CompileCache,
     ) -> None:
+        self._programs = programs
         self._config, self._out, self._tracker, self._emit = config, out, tracker, emit
         self._first = place.rank == 0
         self._total = total
@@ -109,8 +112,9 @@ class Recorder:
             self._emit(Begun(step, self._total, per_epoch))
 
     def phase(self, name: str) -> None:
-        """Tell the driver that a phase begins."""
+        """Tell the driver that a phase begins; programs that the last one compiled are kept."""
         if self._first:
+            self._programs.push()
             self._emit(Phase(name))
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -140,14 +144,15 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         emit(Phase("loading"))
     out = store.output_of(config)
     out.check_fence()
-    compile_cache.enable(out.folder, config.platform)
+    programs = CompileCache(store.cache_of(config, out), out, config.platform, place.workdir)
+    programs.enable()
     with watch("data"):
         model_dir = sources.fetch_model(config.model, place.workdir)
         prepared = data.prepare(config, model_dir, place.workdir, store.pairs_of(out))
     origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
     with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
-        recorder = Recorder(config, place, total, out, tracker, emit)
+        recorder = Recorder(config, place, total, out, tracker, emit, programs)
         meet("dpojob-data-ready")
         require_same_pairs(prepared)
         with preemption.postponed():
@@ -155,11 +160,14 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         with watch("load"):
             leaves = Leaving(preemption, checkpoints, out)
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
+        with watch("reference"):
+            score_reference(config, model_dir, prepared, trainer, out, recorder)
+        with watch("load"):
             with preemption.postponed():
                 resumed = resume(trainer, checkpoints)
             sampler = samples.sampler(config, prepared, model_dir, trainer.arguments.padding_value)
         with watch("samples"):
-            early = samples.of_untrained(sampler, trainer, resumed)
+            early = samples.of_untrained(sampler, trainer, resumed, out, place.rank)
         preemption.wait_for_steps()
         recorder.begun(resumed, steps_per_epoch(config.training, len(prepared.train)))
         with watch("train"):
@@ -253,7 +261,7 @@ def build(
     pad_id = pad_token_id(tokenizer)
     padding = padding_of(config, prepared.train, prepared.evaluation, pad_id)
     policy = weights.load_model(model_dir, config)
-    arguments = dpo_arguments(config, recorder._total, policy.config.vocab_size, workdir / "easydel")
+    arguments = dpo_arguments(config, recorder._total, workdir / "easydel")
     arguments.padding_value = pad_id
 
     utilised = utilisation.meter(policy, config)
@@ -293,8 +301,8 @@ def build(
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return what the policy is before its first step, in as little memory as possible; None if reference-free."""
-    if config.dpo.reference_free:
+    """Return what the policy is before its first step, in as little memory as possible; None if no step needs it."""
+    if not config.dpo.live_reference:
         return None
     return weights.load_model(model_dir, config, matrix_dtype=reference_dtype(config.precision))
 
@@ -320,6 +328,35 @@ def require_same_pairs(prepared: data.PreparedData) -> None:
             "the hosts have read different pairs, so dataset.uri was written while the job started: wait for its writer, "
             "or name a copy or a revision that does not change",
         )
+
+
+def score_reference(
+    config: TrainerConfig,
+    model_dir: Path,
+    prepared: data.PreparedData,
+    trainer: PreferenceTrainer,
+    out: store.OutputStore,
+    recorder: Recorder,
+) -> None:
+    """Give the trainer, whose policy is still the base model, the reference's log-probabilities of all pairs.
+
+    Raises:
+        TrainerError: Fenced or OutputUnwritable.
+    """
+    if not config.dpo.precomputed_reference:
+        return
+    sums = reference.weight_sums(trainer.model_state.graphstate, trainer.mesh)
+    cache = reference.Cache(store.cache_of(config, out), out, reference.identity(config, model_dir, sums))
+    parts = [part for part in (prepared.train, prepared.evaluation) if part is not None]
+    size, padding = micro_batch_size(config.training), trainer.batches.padding
+    trainer.scores_from = cache.root
+    trainer.scores = reference.scored(
+        parts,
+        cache,
+        lambda pairs: EvalBatches(pairs, size, padding),
+        trainer.score,
+        lambda: recorder.phase("reference"),
+    )
 
 
 def pad_token_id(tokenizer: Any) -> int:

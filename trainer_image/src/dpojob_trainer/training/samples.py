@@ -4,6 +4,7 @@ Every token is one forward pass of the training's kind over the whole sequences,
 kernel, the shardings and the numbers are those that training has already proven on this slice.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from datasets import Dataset
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+from dpojob_api.constants import OUTPUT_BASE_SAMPLES
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import data
+from dpojob_trainer import data, store
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.batches import pad
 from dpojob_trainer.training.step import on_data_axes
@@ -110,11 +112,30 @@ class Sampler:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def of_untrained(sampler: Sampler | None, trainer: Any, resumed: int) -> list[Ids] | None:
-    """Return the base model's completions if only now is the time: without a reference, before the first step."""
-    if sampler is None or resumed or trainer.reference_state is not None:
+def of_untrained(
+    sampler: Sampler | None, trainer: Any, resumed: int, out: store.OutputStore, rank: int
+) -> list[Ids] | None:
+    """Return the base model's completions if only now is the time: without a reference in memory, before the first step.
+
+    Host 0 keeps them in the output for attempts that resume.
+    """
+    if sampler is None or trainer.reference_state is not None:
         return None
-    return sampler.complete(trainer.model_state, trainer.state_shardings, "base")
+    if resumed:
+        return _kept(out, sampler)
+    found = sampler.complete(trainer.model_state, trainer.state_shardings, "base")
+    if found is not None and rank == 0:
+        out.write_text(OUTPUT_BASE_SAMPLES, json.dumps(found))
+    return found
+
+
+def _kept(out: store.OutputStore, sampler: Sampler) -> list[Ids] | None:
+    """Return the completions that an earlier attempt kept; None if they are not there or of other prompts."""
+    try:
+        found: list[Ids] = json.loads(out.read_text(OUTPUT_BASE_SAMPLES))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if len(found) == len(sampler.rows) else None
 
 
 def of_tuned(

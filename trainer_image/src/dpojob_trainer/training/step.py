@@ -1,9 +1,10 @@
 """One optimizer step and one evaluation step, as JAX functions.
 
-They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``: its forward pass, its
-optimizer update) with four differences: the losses are those of :mod:`losses`; rewards are reduced per micro-batch, so
-accuracy is right under gradient accumulation; the reference runs per micro-batch too, so its activations do not grow
-with the global batch; and the gradient norm is the global one, before clipping.
+They are EasyDeL's DPO steps (``trainers/direct_preference_optimization_trainer/_fn.py``) with these differences: the
+log-probabilities are those of :mod:`logps` and the losses those of :mod:`losses`; the reference's log-probabilities may
+come with the batch; rewards are reduced per micro-batch, so accuracy is right under gradient accumulation; the reference
+runs per micro-batch too, so its activations do not grow with the global batch; and the gradient norm is the global one,
+before clipping.
 """
 
 from collections.abc import Callable
@@ -43,8 +44,7 @@ class StepFunctions:
         """Return the state after one update, and EasyDeL's LossMetrics with our scalars in `other_metrics`."""
         from easydel.trainers.training_utils import minibatch_call
 
-        batch = on_data_axes(batch)
-        batch = batch | self._reference_logps(reference, batch)
+        batch = self._placed(batch, reference)
         size = batch[CHOSEN].shape[0] // self.micro_batches
         gradients, metrics = minibatch_call(state, batch, size, self._value_and_grad(state))
         metrics.other_metrics = metrics.other_metrics | {"grad_norm": optax.global_norm(gradients)}
@@ -54,11 +54,21 @@ class StepFunctions:
         self, state: Any, batch: dict[str, jax.Array], weights: jax.Array, reference: Any | None
     ) -> dict[str, jax.Array]:
         """Return weighted sums over the batch: loss, rewards, log probabilities, and the weights' sum as `pairs`."""
-        batch = on_data_axes(batch)
-        batch = batch | self._reference_logps(reference, batch)
+        batch = self._placed(batch, reference)
         losses, numbers = self._compare(state.model, batch)
         columns = numbers | {"loss": losses, "pairs": jnp.ones_like(losses)}
         return {name: jnp.sum(weights * column) for name, column in columns.items()}
+
+    def score(self, state: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Return the log-probabilities of both sides, each `[pairs]`."""
+        out = self.forward(state.model, on_data_axes(batch))
+        return out["chosen_logps"], out["rejected_logps"]
+
+    def _placed(self, batch: dict[str, jax.Array], reference: Any | None) -> dict[str, jax.Array]:
+        """Return the batch on the mesh's data axes, with the reference's log-probabilities."""
+        known = {name: batch[name] for name in (CHOSEN, REJECTED) if name in batch}
+        batch = on_data_axes({name: array for name, array in batch.items() if name not in known})
+        return batch | (known or self._reference_logps(reference, batch))
 
     def _value_and_grad(self, state: Any) -> Callable[..., Any]:
         from easydel.infra.loss_utils import LossMetrics
@@ -113,8 +123,8 @@ class StepFunctions:
         return {CHOSEN: chosen.reshape(pairs), REJECTED: rejected.reshape(pairs)}
 
 
-def jitted(steps: StepFunctions, mesh: Mesh, state: Any, reference: Any | None) -> tuple[Any, Any]:
-    """Return both steps for a mesh, to be compiled; the training step takes the state.
+def jitted(steps: StepFunctions, mesh: Mesh, state: Any, reference: Any | None) -> tuple[Any, Any, Any]:
+    """Return training, evaluation and scoring for a mesh, to be compiled; the training step takes the state.
 
     Args:
         steps: what to compute.
@@ -134,7 +144,8 @@ def jitted(steps: StepFunctions, mesh: Mesh, state: Any, reference: Any | None) 
         in_shardings=(state, everywhere, everywhere, reference),
         out_shardings=everywhere,
     )
-    return train, evaluate
+    score = jax.jit(steps.score, in_shardings=(state, everywhere), out_shardings=everywhere)
+    return train, evaluate, score
 
 
 def on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from easydel.trainers import DPOTrainer
 from easydel.trainers.trainer_protocol import (
     TrainerConfigureDataloaderOutput,
@@ -25,11 +26,12 @@ from dpojob_api.reasons import TrainerReason
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.abstract import abstract_batch
 from dpojob_trainer.training.arrays import on_mesh
-from dpojob_trainer.training.batches import EvalBatches, Shape, TrainBatches, token_counts
-from dpojob_trainer.training.forward import log_probabilities
+from dpojob_trainer.training.batches import Batch, EvalBatches, Shape, TrainBatches, token_counts
+from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
 from dpojob_trainer.training.program import Program, compile_all
+from dpojob_trainer.training.reference import Scores
 from dpojob_trainer.training.step import StepFunctions, jitted
 
 Numbers = dict[str, float]
@@ -82,6 +84,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         self.evaluation = evaluation
         self.cadence = cadence
         self.hooks = hooks
+        self.scores: Scores | None = None
+        self.scores_from: str | None = None
+        self._alone = reference is None
         # Without a reference EasyDeL would copy the policy; naming the policy itself avoids the copy.
         super().__init__(arguments, model, reference or model, tokenizer)
 
@@ -99,11 +104,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         arguments, mesh = self.arguments, self.model.mesh
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         # EasyDeL lays out the policy alone; the reference's counts of random numbers lie where they were made.
-        frozen = None if arguments.reference_free else on_mesh(self.reference_state, self._everywhere)
+        frozen = None if self._alone else on_mesh(self.reference_state, self._everywhere)
         self.reference_state = frozen
-        steps = StepFunctions(log_probabilities, self.loss, arguments.beta, self._micro_batches())
+        steps = StepFunctions(completion_logps, self.loss, arguments.beta, self._micro_batches())
         places = None if frozen is None else frozen.shardings
-        train, evaluate = jitted(steps, mesh, self.state_shardings, places)
+        train, evaluate, score = jitted(steps, mesh, self.state_shardings, places)
+        self._score = Program("reference", score, self.hooks.phase, _shape)
         self._evaluate = Program("evaluating", evaluate, self.hooks.phase, _shape)
         return TrainerConfigureFunctionOutput(
             sharded_training_step_function=Program("training", train, self.hooks.phase, _shape),
@@ -155,11 +161,13 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         compile_all(tasks, self.hooks.phase)
 
     def _blank(self, shape: Shape, pairs: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return abstract_batch(shape, pairs, self._everywhere)
+        return abstract_batch(
+            shape, pairs, self._everywhere, scored=self._alone and not self.arguments.reference_free
+        )
 
     def place(self, step: int) -> Placed:
         """Put a step's batch on the devices."""
-        batch = self.batches[step]
+        batch = self._with_reference(self.batches[step])
         arrays = {
             # Unlike device_put, this does not make the hosts compare what they place.
             name: jax.make_array_from_callback(array.shape, self._everywhere, array.__getitem__)
@@ -182,8 +190,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         numbers |= {"seconds": now - self._began}
         self._began = now
         _require_finite(numbers, done.step + 1)
-        if done.step == 0 and self.reference_state is not None:
-            _require_reference(numbers["loss"], self.initial)
+        if done.step == 0 and not self.arguments.reference_free:
+            _require_reference(numbers["loss"], self.initial, self.scores_from)
         self.hooks.stepped(state, done.step + 1, numbers)
 
     def do_what_is_due(self, state: Any, step: int) -> None:
@@ -203,6 +211,15 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def leave(self, state: Any, step: int) -> None:
         """End the run."""
         self.hooks.leave(state, step)
+
+    def score(self, batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the log-probabilities of both sides under the policy as it is, each `[pairs]`."""
+        with self.mesh:
+            chosen, rejected = self._score(self.model_state, batch)
+        return np.asarray(chosen.addressable_data(0)), np.asarray(rejected.addressable_data(0))
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        return batch if self.scores is None else self.scores.joined(batch)
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
         found = {"loss": metrics.loss} | dict(metrics.other_metrics)
@@ -231,7 +248,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         pending = iter(batches)
         following = next(pending, None)
         while following is not None:
-            sums = self._evaluate(state, *following, self.reference_state)
+            batch, weights = following
+            sums = self._evaluate(state, self._with_reference(batch), weights, self.reference_state)
             following = next(pending, None)
             for name, value in jax.device_get(sums).items():
                 total[name] = total.get(name, 0.0) + float(value)
@@ -255,13 +273,14 @@ def _require_finite(numbers: Numbers, step: int) -> None:
             )
 
 
-def _require_reference(loss: float, initial: InitialLoss) -> None:
+def _require_reference(loss: float, initial: InitialLoss, scores_from: str | None) -> None:
     """Raise ReferenceMismatch unless the first loss is that of a policy that equals its reference."""
     if not initial.matches(loss):
         raise TrainerError(
             TrainerReason.REFERENCE_MISMATCH,
             f"the loss of step 1 is {loss:.7g} and must be {initial.value:.7g} (within {initial.tolerance:.2g}) while "
             "the policy equals its reference; leave attention.mechanism and mesh at their defaults or use "
-            "precision.compute float32, and report the job's spec if the message stays",
+            "precision.compute float32, and report the job's spec if the message stays"
+            + (f"; the reference's log-probabilities are those of {scores_from}" if scores_from else ""),
             step=1,
         )

@@ -27,7 +27,7 @@ def meter(policy: Any, config: TrainerConfig) -> Callable[[Numbers], Numbers]:
     """
     if config.platform is Platform.CPU:
         return lambda numbers: {}
-    per_token = flops_per_token(multiplied(shapes(policy)), reference=not config.dpo.reference_free)
+    per_token = flops_per_token(multiplied(shapes(policy)), reference=config.dpo.live_reference)
     chip = chips()[config.generation]
     devices = config.plan.chips * chip.devices_per_chip
 
