@@ -98,6 +98,11 @@ bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a 
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
+bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on SmolLM2-135M; DATA=FILE COLUMN=NAME STEPS=N ROUNDS=N
+	@$(PY) -m benchmarks.trainer --write --model "$(or $(MODEL),$$($(PY) examples/smollm2/convert.py))" \
+	  --data "$(or $(DATA),examples/data/preferences.jsonl)" --column $(or $(COLUMN),prompt) \
+	  $(if $(STEPS),--steps $(STEPS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 bench-plan: venv ## Compare what plans extrapolate from few layers with whole compilations
 	@USE_TORCH=0 $(PY) -m benchmarks.plan
 
@@ -134,6 +139,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-plan demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan demo test
 
 -include hack/cluster/cluster.mk

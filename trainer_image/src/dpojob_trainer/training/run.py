@@ -258,11 +258,10 @@ def build(
 ) -> PreferenceTrainer:
     """Load policy and reference and build the trainer around them."""
     training, tokenizer = config.training, prepared.tokenizer
-    pad_id = pad_token_id(tokenizer)
-    padding = padding_of(config, prepared.train, prepared.evaluation, pad_id)
+    batches = train_batches(config, prepared)
     policy = weights.load_model(model_dir, config)
     arguments = dpo_arguments(config, recorder._total, workdir / "easydel")
-    arguments.padding_value = pad_id
+    arguments.padding_value = batches.padding.pad_id
 
     utilised = utilisation.meter(policy, config)
 
@@ -283,12 +282,10 @@ def build(
         tokenizer=tokenizer,
         loss=pair_loss(config.dpo),
         initial=initial_loss(config.dpo, config.precision.compute),
-        batches=TrainBatches(
-            prepared.train, training.global_batch_size, padding, training.seed, training.shuffle
-        ),
+        batches=batches,
         evaluation=None
         if prepared.evaluation is None
-        else EvalBatches(prepared.evaluation, micro_batch_size(training), padding, training.max_eval_steps),
+        else EvalBatches(prepared.evaluation, micro_batch_size(training), batches.padding, training.max_eval_steps),
         cadence=Cadence(
             recorder._total,
             training.eval_steps,
@@ -298,6 +295,13 @@ def build(
         ),
         hooks=Hooks(stepped, recorder.evaluated, save, leaves.told, leaves, recorder.phase),
     )
+
+
+def train_batches(config: TrainerConfig, prepared: data.PreparedData) -> TrainBatches:
+    """Return the batch of every optimizer step."""
+    padding = padding_of(config, prepared.train, prepared.evaluation, pad_token_id(prepared.tokenizer))
+    training = config.training
+    return TrainBatches(prepared.train, training.global_batch_size, padding, training.seed, training.shuffle)
 
 
 def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
