@@ -1,5 +1,6 @@
 """The reference's log-probabilities from the cache: the live ones' numbers, computed once, found by what they depend on."""
 
+import gc
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from tests.trainer.jobs import Claim
 
 from dpojob_api.constants import OUTPUT_COMPILE_CACHE, OUTPUT_REFERENCE
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import ExportFormat
+from dpojob_api.spec import DType, ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat, store
 from dpojob_trainer.errors import TrainerError
@@ -85,7 +86,7 @@ class TestTable:
         assert pairs == 0
         columns = {name: [row[name] for row in (ROWS[7], ROWS[0])] for name in ROWS[0]}
         batch = again.joined(collate(columns, PADDING.shapes[0], PADDING.pad_id))
-        assert batch[CHOSEN].tolist() == [-33.0, -12.0] and batch[REJECTED].tolist() == [-24.0, -10.0]
+        assert batch[CHOSEN].tolist() == [-48.0, -20.0] and batch[REJECTED].tolist() == [-39.0, -18.0]
 
     def test_only_new_pairs_are_scored(self, out: store.OutputStore) -> None:
         scored(ROWS[:4], out)
@@ -170,13 +171,15 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
         jax.clear_caches()
         compilation_cache.reset_cache()
+        gc.collect()
+        before = bytes_on_first_device()
         store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
         told = Told()
         stepped = training.Recorder.stepped
 
         def watched(self: Any, state: Any, step: int, numbers: dict[str, float]) -> None:
             told.losses.append(numbers["loss"])
-            told.device_bytes = max(told.device_bytes, bytes_on_first_device())
+            told.device_bytes = max(told.device_bytes, bytes_on_first_device() - before)
             stepped(self, state, step, numbers)
 
         def hear(event: Event) -> None:
@@ -259,7 +262,7 @@ def test_the_key_holds_what_decides_the_numbers(claim: Claim, tmp_path: Path) ->
     one = reference.identity(config, claim.path / "model", sums)
     assert one == reference.identity(configuration(claim, "other", attempt=3), claim.path / "model", sums)
     moved = np.array([[1, 2], [1, 1], [1, 1]], np.uint32)
-    bf16 = config.precision.model_copy(update={"compute": "bfloat16"})
+    bf16 = config.precision.model_copy(update={"compute": DType.BFLOAT16})
     other = tiny_models.write_model(tmp_path / "other", tiny_models.QWEN3, rms_norm_eps=1e-5)
     changed = [
         reference.identity(config, claim.path / "model", moved),

@@ -53,6 +53,8 @@ class CompileCache:
         log.info("compiled programs are kept in %s", self.folder)
         jax.config.update("jax_compilation_cache_dir", str(self.folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        # These caches for GPU put the folder's name into the key, and each attempt's local copy has another one.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
     def push(self) -> None:
         """Copy new programs to the store, if JAX cannot write there itself; only process 0 of a run has any.
