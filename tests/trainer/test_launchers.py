@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.trainer.jobs import TRAINING, Claim, run_trainer
 from tests.trainer.kills import free_port
 
 from dpojob_api import metrics
-from dpojob_api.constants import FIELD_MANAGER
+from dpojob_api.constants import RECORDED_HEADER
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult, find_result
 from dpojob_api.trainer_config import TrainerConfig
@@ -116,14 +117,15 @@ class Drive:
             time.sleep(0.2)
 
     def scrape(self) -> dict[str, float]:
-        """Return the gauges as the operator gets them, none while the endpoint is not up."""
+        """Return the gauges, none while the endpoint is not up; like an operator that has recorded all of them."""
         address = f"http://127.0.0.1:{self._port}/metrics"
-        request = urllib.request.Request(address, headers={"User-Agent": FIELD_MANAGER})
+        request = urllib.request.Request(address, headers={RECORDED_HEADER: "true"})
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:
                 families = text_string_to_metric_families(reply.read().decode())
                 return {sample.name: sample.value for family in families for sample in family.samples}
-        except OSError:
+        except (OSError, HTTPException):
+            # The driver may end in the middle of an answer.
             return {}
 
     def end(self) -> tuple[int, TrainerResult, str]:
