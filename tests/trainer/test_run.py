@@ -140,9 +140,8 @@ class TestWholeJob:
     def test_a_failure_on_the_host_is_one_line_with_its_reason(self, store: Path) -> None:
         (store / "inputs" / "model" / "model.safetensors").write_bytes(b"no weights")
         code, lines, err = run(store, job())
-        assert code == ExitCode.FAILED, err
-        assert lines[-1]["reason"] == err.splitlines()[-1].removeprefix("error: ").split(":")[0]
-        assert "Traceback" not in err and lines[-1]["reason"] in set(TrainerReason)
+        assert code == lines[-1]["exitCode"] == exit_code(TrainerReason.MODEL_NOT_FOUND), err
+        assert err.splitlines()[-1].startswith("error: ModelNotFound: ") and "Traceback" not in err
 
 
 def refused(store: Path, body: Row, *options: str) -> tuple[int, str]:
