@@ -22,6 +22,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("v5e on flex-start", {"spec.accelerator": {"type": "v5litepod-32", "capacity": {"type": "FlexStart"}}}),
     ("reservation", {"spec.accelerator.capacity": {"type": "Reservation", "reservation": "mine"}}),
     ("whole mesh written out", {"spec.mesh": {"dp": 2, "fsdp": 4, "ep": 1, "tp": 2, "sp": 2}}),
+    ("reference in every step", {"spec.dpo": {"referenceLogProbs": "live"}}),
+    ("folder that jobs share", {"spec.output.cacheUri": "gs://team/dpo-cache"}),
     ("one length for all pairs", {"spec.training": {"lengthBuckets": 1}}),
     ("two slices that share the batch", {"spec.accelerator.slices": 2, "spec.mesh": {"dp": 2}, "spec.training": {"globalBatchSize": 64}}),
     ("seven slices whose parameters are sharded over all", {"spec.accelerator.slices": 7, "spec.training": {"globalBatchSize": 224}}),

@@ -32,6 +32,7 @@ DEFAULTS = {
         "lossType": "sigmoid",
         "labelSmoothing": 0,
         "referenceFree": False,
+        "referenceLogProbs": "precomputed",
         "maxPromptLength": 1024,
         "maxCompletionLength": 1024,
     },

@@ -44,6 +44,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("micro-batch that does not divide over 32 chips", {"spec.training": {"gradientAccumulationSteps": 2}}, "spec.training.globalBatchSize", "change the batch or move chips to tp or sp"),
     ("batch that does not divide over a free dp", {"spec.mesh": {"dp": -1, "fsdp": 2, "tp": 2}, "spec.training": {"globalBatchSize": 24}}, "spec.training.globalBatchSize", "multiple of mesh dp x fsdp"),
     ("batch that the accumulation does not divide", {"spec.training": {"gradientAccumulationSteps": 3}}, "spec.training.gradientAccumulationSteps", "must be a multiple of gradientAccumulationSteps"),
+    ("reference some other time", {"spec.dpo": {"referenceLogProbs": "sometimes"}}, "spec.dpo.referenceLogProbs", '"precomputed"'),
+    ("shared folder on a laptop", {"spec.output.cacheUri": "/tmp/cache"}, "spec.output.cacheUri", "must be gs://bucket/path or pvc://claim/path"),
     ("no length to pad to", {"spec.training": {"lengthBuckets": 0}}, "spec.training.lengthBuckets", "greater than or equal to 1"),
     ("more lengths than compile in reason", {"spec.training": {"lengthBuckets": 17}}, "spec.training.lengthBuckets", "less than or equal to 16"),
     ("batch of zero", {"spec.training": {"globalBatchSize": 0}}, "spec.training.globalBatchSize", "greater than or equal to 1"),
