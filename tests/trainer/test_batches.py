@@ -139,6 +139,14 @@ def test_a_step_depends_on_seed_and_number_alone() -> None:
     assert first.indices(13).tolist() != other.indices(13).tolist()
 
 
+def test_a_short_run_needs_the_rows_of_its_steps_alone() -> None:
+    batches = train(42, shuffle=True)
+    few = batches.rows_of(3)
+    assert few.tolist() == sorted(row for step in range(3) for row in batches.indices(step).tolist())
+    assert len(few) == 12 and few.tolist() != list(range(12))
+    assert batches.rows_of(10).tolist() == list(range(42)), "later epochs take other pairs than the first"
+
+
 def test_the_order_of_a_seed_is_the_same_everywhere_and_for_good() -> None:
     """A run that resumes on another machine or after an upgrade must see the order that it began with."""
     assert order(8, 42, 0, shuffle=True).tolist() == [3, 4, 2, 7, 6, 1, 5, 0]
@@ -167,6 +175,10 @@ def test_every_held_out_pair_counts_exactly_once(count: int, size: int) -> None:
         for pair, weight in zip(batch["chosen_input_ids"][:, 0].tolist(), weights.tolist(), strict=True):
             counted[pair] += weight
     assert counted == dict.fromkeys(range(count), 1.0)
+
+
+def test_the_rows_of_an_evaluation_are_those_of_its_batches() -> None:
+    assert sorted(EvalBatches(ragged(64), 4, RAGGED, 3).rows.tolist()) == list(range(12))
 
 
 def test_max_eval_steps_limits_the_batches() -> None:

@@ -32,7 +32,9 @@ def policy() -> SimpleNamespace:
 
 
 def test_half_of_the_peak_of_a_v4_64() -> None:
-    config = trainer_config(b.make_job({"accelerator": {"type": "v4-64"}, "dpo": {"referenceLogProbs": "live"}}), 1)
+    config = trainer_config(
+        b.make_job({"accelerator": {"type": "v4-64"}, "dpo": {"referenceLogProbs": "live"}}), 1
+    )
     # 32 chips x 275e12 FLOP/s x 2 s x 0.5 are 1.1e6 tokens at 8 FLOPs for each of 1e9 weights.
     assert meter(policy(), config)({"tokens": 1.1e6, "seconds": 2.0})["mfu"] == pytest.approx(0.5)
 

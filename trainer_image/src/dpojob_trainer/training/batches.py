@@ -133,6 +133,13 @@ class TrainBatches:
         rows: Ints = self._epochs[epoch][place]
         return rows
 
+    def rows_of(self, steps: int) -> Ints:
+        """Return the rows that the first `steps` steps take, ascending."""
+        if steps >= len(self.pairs) // self.size:
+            # Which pairs an epoch leaves out changes from epoch to epoch.
+            return np.arange(len(self.pairs))
+        return np.unique([self.indices(step) for step in range(steps)])
+
     def __getitem__(self, step: int) -> Batch:
         rows = self.indices(step)
         return collate(
@@ -183,6 +190,11 @@ class EvalBatches:
             weights = (np.arange(self.size) < len(rows)).astype(np.float32)
             filled = np.resize(rows, self.size).tolist()
             yield collate(self.pairs[filled], self._shape(rows), self.padding.pad_id), weights
+
+    @property
+    def rows(self) -> Ints:
+        """The rows of all batches."""
+        return np.concatenate(self._rows)
 
     def _shape(self, rows: Ints) -> Shape:
         return self.padding.shape_of(self._longer[rows])

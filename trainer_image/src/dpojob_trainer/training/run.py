@@ -285,7 +285,9 @@ def build(
         batches=batches,
         evaluation=None
         if prepared.evaluation is None
-        else EvalBatches(prepared.evaluation, micro_batch_size(training), batches.padding, training.max_eval_steps),
+        else EvalBatches(
+            prepared.evaluation, micro_batch_size(training), batches.padding, training.max_eval_steps
+        ),
         cadence=Cadence(
             recorder._total,
             training.eval_steps,
@@ -342,7 +344,7 @@ def score_reference(
     out: store.OutputStore,
     recorder: Recorder,
 ) -> None:
-    """Give the trainer, whose policy is still the base model, the reference's log-probabilities of all pairs.
+    """Give the trainer, whose policy is still the base model, the reference's log-probabilities of the pairs it will see.
 
     Raises:
         TrainerError: Fenced or OutputUnwritable.
@@ -351,7 +353,11 @@ def score_reference(
         return
     sums = reference.weight_sums(trainer.model_state.graphstate, trainer.mesh)
     cache = reference.Cache(store.cache_of(config, out), out, reference.identity(config, model_dir, sums))
-    parts = [part for part in (prepared.train, prepared.evaluation) if part is not None]
+    parts = [
+        prepared.train.select(trainer.batches.rows_of(total_steps(config.training, len(prepared.train))))
+    ]
+    if prepared.evaluation is not None and trainer.evaluation is not None:
+        parts.append(prepared.evaluation.select(trainer.evaluation.rows))
     size, padding = micro_batch_size(config.training), trainer.batches.padding
     trainer.scores_from = cache.root
     trainer.scores = reference.scored(
