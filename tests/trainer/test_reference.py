@@ -290,7 +290,7 @@ def test_a_restart_on_gcs_compiles_and_scores_nothing(
 
     output = {"uri": "gs://out/runs/restart", "sampleCompletions": 0}
     steps = {"globalBatchSize": 8, "checkpointSteps": 2, "learningRate": 1e-3, "scheduler": "constant"}
-    first = train(configuration(claim, "restart", output=output, training=steps | {"maxSteps": 3}))
+    first = train(configuration(claim, "restart", output=output, training=steps | {"maxSteps": 6}))
     kept = store.open_store("gs://out/runs/restart")
     (kind,) = kept.list(OUTPUT_COMPILE_CACHE)
     assert first.compiled > 0
@@ -299,7 +299,7 @@ def test_a_restart_on_gcs_compiles_and_scores_nothing(
     identity = json.loads(kept.read_text(f"{OUTPUT_REFERENCE}/{digest}/identity.json"))
     assert identity["params"] == "float32"
     monkeypatch.setattr(training.PreferenceTrainer, "score", None)
-    longer = steps | {"maxSteps": 4}
+    longer = steps | {"maxSteps": 7}
     again = train(configuration(claim, "restart", attempt=2, output=output, training=longer))
     assert len(again.losses) == 1
     assert again.compiled == 0

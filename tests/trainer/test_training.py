@@ -282,7 +282,9 @@ def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: 
         assert steps == [1, 2, 3], "logSteps thins what trackers get, not metrics.jsonl"
     for one, two in zip(whole.events, parts.events, strict=True):
         if isinstance(one, Step) and isinstance(two, Step):
-            for name in ("loss", "rewards/accuracies", "rewards/margins", "grad_norm"):
+            # Of the first step's pairs, which are tied, rounding decides which one is ahead.
+            ahead = ["rewards/accuracies"] if one.step > 1 else []
+            for name in ("loss", *ahead, "rewards/margins", "grad_norm"):
                 assert one.numbers[name] == pytest.approx(two.numbers[name], abs=1e-4), name
 
 
