@@ -57,6 +57,9 @@ test-trainer: venv fake-gcs ## The trainer: real EasyDeL on CPU devices
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m "not slow" --ignore tests/trainer/test_plan.py
 	@$(JAX_ENV) $(PYTEST) tests/trainer/test_plan.py
 
+test-trainer-kills: venv fake-gcs ## The trainer killed and stopped at any moment on one host, and a whole run on GCS with faults
+	@$(JAX_ENV) $(PYTEST) tests/trainer/test_kills.py tests/trainer/test_gcs.py -m slow -k "not two"
+
 test-trainer-slow: venv fake-gcs ## The trainer's tests that take minutes: two processes, launchers on a local Ray cluster
 	@$(JAX_ENV) $(PYTEST) tests/trainer -m slow
 
@@ -136,9 +139,9 @@ demo: venv install ## One kubectl apply on a real local cluster, from nothing to
 # What is compiled once comes first: beside it tests would run out of their time. Then two cores have two of the three at work.
 test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(CLUSTER) build kueue
-	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos
+	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos test-trainer-kills
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan demo test
 
 -include hack/cluster/cluster.mk
