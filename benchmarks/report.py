@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import document
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "operator.json"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- operator -->", "<!-- /operator -->"
 MIB = 1024 * 1024
 KIB = 1024
 
@@ -20,10 +20,7 @@ def write_document(result: Object, path: Path) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n")
     if path != RESULTS:
         return
-    text = DOCUMENT.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{section(result)}{END}{tail}")
+    document.keep("operator", section(result))
 
 
 def section(result: Object) -> str:

@@ -17,9 +17,10 @@ from hack.demo.__main__ import DATA, prepare_inputs
 from hack.demo.follow import Kubectl, is_true
 from tests.e2e.inputs import job, write_inputs
 
+from benchmarks import document
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "spine.json"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
 Object = dict[str, Any]
 
 READ_PROCESS = (
@@ -157,8 +158,7 @@ def main() -> None:
     result = measure(Kubectl(args.kubeconfig), args.store)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    head, _, _ = DOCUMENT.read_text().partition("<!-- spine -->")
-    DOCUMENT.write_text(head + "<!-- spine -->\n" + table(result))
+    document.keep("spine", table(result))
 
 
 if __name__ == "__main__":

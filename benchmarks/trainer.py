@@ -21,6 +21,7 @@ from typing import Any
 from tests.trainer import tiny_models
 from tests.trainer.jobs import write_pairs
 
+from benchmarks import document
 from benchmarks.trainers.job import Job
 from dpojob_api.slice_spec import Platform
 from dpojob_trainer.host import launch_environment
@@ -28,9 +29,7 @@ from dpojob_trainer.host import launch_environment
 ROOT = Path(__file__).resolve().parents[1]
 CONTENDERS = Path(__file__).with_name("trainers")
 RESULTS = ROOT / "benchmarks" / "results" / "trainer.json"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
 TRL_PYTHON = ROOT / ".tools" / "trl" / "bin" / "python"
-BEGIN, END = "<!-- trainer -->", "<!-- /trainer -->"
 SECONDS = 3600
 # Fields of a job that differ from contender to contender.
 UNSET = {"name", "folder", "result", "order", "dtype", "options"}
@@ -271,15 +270,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def documented(text: str, table: str) -> str:
-    """Return the document with the table in place of the old one, or at its end."""
-    section = f"{BEGIN}\n{table}{END}\n"
-    if BEGIN not in text:
-        return f"{text.rstrip()}\n\n{section}"
-    head, _, rest = text.partition(BEGIN)
-    return head + section + rest.partition(f"{END}\n")[2]
-
-
 def prepared(args: argparse.Namespace, folder: Path) -> Bench:
     """Put model and pairs into the folder and have our side write the rows."""
     if args.model is None:
@@ -358,7 +348,7 @@ def main() -> None:
     print(table(result))
     if args.write:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-        DOCUMENT.write_text(documented(DOCUMENT.read_text(), table(result)))
+        document.keep("trainer", table(result))
 
 
 if __name__ == "__main__":
