@@ -1,13 +1,13 @@
 """What the hosts of a slice must have alike before they train: two real JAX processes that talk over gloo."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.trainer.jobs import Claim, write_pairs
+from tests.trainer.kills import free_port
 
 from dpojob_api.reasons import TrainerReason
 
@@ -37,9 +37,7 @@ def test_hosts_with_other_pairs_do_not_train(claim: Claim, tmp_path: Path) -> No
     write_pairs(claim.path / "written.jsonl", 64)
     lines = (claim.path / "written.jsonl").read_text().splitlines(keepends=True)
     (claim.path / "written.jsonl").write_text("".join(lines[1:] + lines[:1]))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     running = []
     for rank, pairs in enumerate(("pairs", "written")):
         dataset = {"uri": f"pvc://{claim.name}/{pairs}.jsonl", "columns": {"prompt": "prompt"}}

@@ -53,7 +53,9 @@ def written(gcs: Gcs) -> list[dict[str, Any]]:
 def test_the_metrics_of_a_failed_run_are_kept(
     training: Any, claim: Claim, gcs: Gcs, lines: GcsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepped = training.Recorder.stepped
+    from dpojob_trainer.training import recorder
+
+    stepped = recorder.Recorder.stepped
 
     def fails_at_3(self: Any, state: Any, step: int, numbers: dict[str, float]) -> None:
         stepped(self, state, step, numbers)
@@ -61,7 +63,7 @@ def test_the_metrics_of_a_failed_run_are_kept(
             assert len(written(gcs)) < 4, "nothing is left to be flushed"
             raise TypeError("wrong argument")
 
-    monkeypatch.setattr(training.Recorder, "stepped", fails_at_3)
+    monkeypatch.setattr(recorder.Recorder, "stepped", fails_at_3)
     monkeypatch.setattr(store, "output_of", lambda config: lines)
     config = claim.config("failed", accelerator={"type": "v4-16"})
     with pytest.raises(TypeError, match="wrong argument"):

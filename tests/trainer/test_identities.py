@@ -193,14 +193,14 @@ def test_dropout_in_the_model_is_switched_off(train: Train, claim: Claim) -> Non
 def test_another_model_as_reference_ends_the_run(
     train: Train, claim: Claim, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
-    from dpojob_trainer.training import run as training
+    from dpojob_trainer.training import reference
 
     other = tiny_models.write_model(claim.path / "other", tiny_models.QWEN3, seed=1)
 
     def stranger(config: TrainerConfig, model_dir: Path) -> Any:
         return weights.load_model(other, config, matrix_dtype=DType.FLOAT32)
 
-    monkeypatch.setattr(training, "load_reference", stranger)
+    monkeypatch.setattr(reference, "load", stranger)
     with pytest.raises(TrainerError) as caught:
         train(f"stranger-{loss}", 2, dpo=LENGTHS | {"lossType": loss, "referenceLogProbs": "live"})
     assert caught.value.reason is TrainerReason.REFERENCE_MISMATCH

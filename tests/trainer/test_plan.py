@@ -51,7 +51,7 @@ def environment(folder: Path) -> Iterator[None]:
 
 def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
     """Return the step that the trainer lowers, from loaded weights; it is built as `run.build` does."""
-    from dpojob_trainer.training import run
+    from dpojob_trainer.training import reference
     from dpojob_trainer.training.arguments import dpo_arguments
     from dpojob_trainer.training.loop import Cadence
     from dpojob_trainer.training.losses import initial_loss, pair_loss
@@ -63,7 +63,7 @@ def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
     trainer = PreferenceTrainer(
         arguments=arguments,
         model=policy,
-        reference=run.load_reference(config, folder),
+        reference=reference.load(config, folder),
         tokenizer=object(),
         loss=pair_loss(config.dpo),
         initial=initial_loss(config.dpo, config.precision.compute),

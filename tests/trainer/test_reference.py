@@ -163,6 +163,7 @@ def configuration(claim: Claim, name: str, attempt: int = 1, **spec: Any) -> Tra
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Run a configuration; JAX forgets what it has compiled in this process before."""
     easydel_compat.prepare()
+    from dpojob_trainer.training import recorder
     from dpojob_trainer.training import run as training
 
     def train(config: TrainerConfig) -> Told:
@@ -175,7 +176,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
         before = bytes_on_first_device()
         store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
         told = Told()
-        stepped = training.Recorder.stepped
+        stepped = recorder.Recorder.stepped
 
         def watched(self: Any, state: Any, step: int, numbers: dict[str, float]) -> None:
             told.losses.append(numbers["loss"])
@@ -190,12 +191,12 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
             told.compiled += name == MISSES
 
         monitoring.register_event_listener(count)
-        training.Recorder.stepped = watched  # type: ignore[method-assign]
+        recorder.Recorder.stepped = watched  # type: ignore[method-assign]
         try:
             place = training.Place(0, "localhost", tmp_path_factory.mktemp("work"))
             training.run(config, place, hear)
         finally:
-            training.Recorder.stepped = stepped  # type: ignore[method-assign]
+            recorder.Recorder.stepped = stepped  # type: ignore[method-assign]
             monitoring.unregister_event_listener(count)
         return told
 

@@ -344,13 +344,13 @@ def test_an_error_around_a_step_ends_the_run(
     train: Train, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EasyDeL's own loop takes a TypeError in a hook for the end of training and returns normally."""
-    from dpojob_trainer.training import run as training
+    from dpojob_trainer.training import recorder
 
     def broken(self: Any, state: Any, step: int, numbers: dict[str, float]) -> None:
         if step == 2:
             raise TypeError("wrong argument")
 
-    monkeypatch.setattr(training.Recorder, "stepped", broken)
+    monkeypatch.setattr(recorder.Recorder, "stepped", broken)
     with pytest.raises(TypeError, match="wrong argument"):
         train(claim.config("hook", **EIGHT_CHIPS))
     assert not (claim.path / "hook" / OUTPUT_MODEL).exists()

@@ -21,7 +21,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 
 import pytest
 from tests.trainer import tiny_models
+from tests.trainer.kills import free_port
 
 pytestmark = [pytest.mark.jax, pytest.mark.slow]
 SECONDS = 900
@@ -57,9 +57,7 @@ def findings(folder: Path, *names: str, **variables: str) -> dict[str, Any]:
 def findings_of_hosts(folder: Path, name: str) -> list[Any]:
     """Return what each of two hosts finds, see `plain_hosts.py`; None for one that the other one's end has ended."""
     tiny_models.write_model(folder / "model", tiny_models.QWEN3)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     hosts = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.trainer.plain_hosts", str(folder), name, address, str(rank)],

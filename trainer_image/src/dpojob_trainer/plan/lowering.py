@@ -155,7 +155,7 @@ def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
     from dpojob_trainer.training.arguments import dpo_arguments
     from dpojob_trainer.training.logps import completion_logps
     from dpojob_trainer.training.losses import pair_loss
-    from dpojob_trainer.training.run import reference_dtype
+    from dpojob_trainer.training.reference import matrix_dtype
     from dpojob_trainer.training.step import StepFunctions, jitted
     from dpojob_trainer.weights.architecture import abstract_module
 
@@ -171,7 +171,7 @@ def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
     optimizer, _ = arguments.get_optimizer_and_scheduler(total)
     state = abstract.abstract_state(policy, optimizer)
     live = config.dpo.live_reference
-    reference = module(reference_dtype(precision)).to_state() if live else None
+    reference = module(matrix_dtype(precision)).to_state() if live else None
     steps = StepFunctions(
         completion_logps, pair_loss(config.dpo), config.dpo.beta, config.training.gradient_accumulation_steps
     )

@@ -22,6 +22,7 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 
 from dpojob_api.constants import OUTPUT_REFERENCE
+from dpojob_api.spec import DType, PrecisionSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import store, weights
 from dpojob_trainer.data.tokens import key
@@ -213,6 +214,22 @@ def dataset_keys(pairs: Dataset) -> Keys:
 def batch_keys(batch: Batch) -> Keys:
     """Return the keys of a padded batch's pairs `[pairs]`."""
     return np.array([key(*sides) for sides in token_ids(batch)], np.int64)
+
+
+def load(config: TrainerConfig, model_dir: Path) -> Any | None:
+    """Return what the policy is before its first step, in as little memory as possible; None if no step needs it."""
+    if not config.dpo.live_reference:
+        return None
+    return weights.load_model(model_dir, config, matrix_dtype=matrix_dtype(config.precision))
+
+
+def matrix_dtype(precision: PrecisionSpec) -> DType | None:
+    """Return the type of the reference's matrices if it is not the policy's.
+
+    It is the narrower of the types of parameters and computation, as no update ever needs more. Norms and biases keep
+    the policy's type, because XLA may skip rounding them to the type of the computation.
+    """
+    return DType.BFLOAT16 if DType.BFLOAT16 in (precision.params, precision.compute) else None
 
 
 def identity(config: TrainerConfig, model_dir: Path, sums: NDArray[np.uint32]) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 configuration after `jax.distributed.initialize`; only process 0 writes metrics and the model.
 """
 
-import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,19 +14,15 @@ import jax
 
 from dpojob_api.constants import OUTPUT_METRICS, OUTPUT_MODEL
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import DType, ExportFormat, PrecisionSpec
+from dpojob_api.spec import ExportFormat
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, report, sources, store, weights
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.progress import (
-    Begun,
     Emit,
-    Evaluation,
     HostReport,
     Numbers,
     Phase,
-    Saved,
-    Step,
     Stopwatch,
     peak_rss_bytes,
 )
@@ -42,8 +36,9 @@ from dpojob_trainer.training.loop import Cadence
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
 from dpojob_trainer.training.preemption import Preemption
+from dpojob_trainer.training.recorder import Recorder
 from dpojob_trainer.training.shapes import padding_of
-from dpojob_trainer.training.tracking import Tracker, open_tracker
+from dpojob_trainer.training.tracking import open_tracker
 from dpojob_trainer.training.trainer import Hooks, PreferenceTrainer
 
 log = logging.getLogger(__name__)
@@ -56,70 +51,6 @@ class Place:
     rank: int
     host: str
     workdir: Path
-
-
-class Recorder:
-    """Keeps the numbers of a run and, on host 0, passes them on: metrics.jsonl, W&B, the driver, the log."""
-
-    def __init__(
-        self,
-        config: TrainerConfig,
-        place: Place,
-        total: int,
-        out: store.OutputStore,
-        tracker: Tracker,
-        emit: Emit,
-        programs: CompileCache,
-    ) -> None:
-        self._programs = programs
-        self._config, self._out, self._tracker, self._emit = config, out, tracker, emit
-        self._first = place.rank == 0
-        self._total = total
-        self.last: Numbers | None = None
-        self.evaluations: dict[int, Numbers] = {}
-
-    def stepped(self, state: Any | None, step: int, numbers: Numbers) -> None:
-        """Record one optimizer step; the state is there if the trackers may want it."""
-        self.last = numbers
-        if state is not None:
-            self._tracker.weights(state, step)
-        if not self._first:
-            return
-        self._emit(Step(step, self._total, numbers, device_bytes()))
-        self._write({"step": step, "total": self._total} | numbers)
-        if step % self._config.training.log_steps == 0 or step == self._total:
-            self._tracker.log("train", step, numbers)
-
-    def evaluated(self, step: int, numbers: Numbers) -> None:
-        """Record one evaluation."""
-        self.evaluations[step] = numbers
-        if not self._first:
-            return
-        self._emit(Evaluation(step, numbers))
-        self._write({"step": step} | {f"eval/{name}": value for name, value in numbers.items()})
-        self._tracker.log("eval", step, numbers)
-        log.info("evaluation after step %d %s", step, _words(numbers))
-
-    def saved(self, step: int) -> None:
-        """Tell the driver that a checkpoint was begun."""
-        if self._first:
-            self._emit(Saved(step, time.time()))
-
-    def begun(self, step: int, per_epoch: int) -> None:
-        """Tell the driver that the loop begins after `step` steps."""
-        self.phase("training")
-        if self._first:
-            self._emit(Begun(step, self._total, per_epoch))
-
-    def phase(self, name: str) -> None:
-        """Tell the driver that a phase begins; programs that the last one compiled are kept."""
-        if self._first:
-            self._programs.push()
-            self._emit(Phase(name))
-
-    def _write(self, line: dict[str, Any]) -> None:
-        stamp = {"attempt": self._config.job.attempt, "time": time.time()}
-        self._out.append_line(OUTPUT_METRICS, json.dumps(line | stamp))
 
 
 def run(config: TrainerConfig, place: Place, emit: Emit) -> HostReport:
@@ -152,7 +83,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
     origin = report.lineage_of(config, model_dir, prepared)
     total = total_steps(config.training, len(prepared.train))
     with open_tracker(config, place.rank, out, place.workdir) as tracker, flushed(out):
-        recorder = Recorder(config, place, total, out, tracker, emit, programs)
+        recorder = Recorder(config, place.rank == 0, total, out, tracker, emit, programs)
         meet("dpojob-data-ready")
         require_same_pairs(prepared)
         with preemption.postponed():
@@ -278,7 +209,7 @@ def build(
     return PreferenceTrainer(
         arguments=arguments,
         model=policy,
-        reference=load_reference(config, model_dir),
+        reference=reference.load(config, model_dir),
         tokenizer=tokenizer,
         loss=pair_loss(config.dpo),
         initial=initial_loss(config.dpo, config.precision.compute),
@@ -304,22 +235,6 @@ def train_batches(config: TrainerConfig, prepared: data.PreparedData) -> TrainBa
     padding = padding_of(config, prepared.train, prepared.evaluation, pad_token_id(prepared.tokenizer))
     training = config.training
     return TrainBatches(prepared.train, training.global_batch_size, padding, training.seed, training.shuffle)
-
-
-def load_reference(config: TrainerConfig, model_dir: Path) -> Any | None:
-    """Return what the policy is before its first step, in as little memory as possible; None if no step needs it."""
-    if not config.dpo.live_reference:
-        return None
-    return weights.load_model(model_dir, config, matrix_dtype=reference_dtype(config.precision))
-
-
-def reference_dtype(precision: PrecisionSpec) -> DType | None:
-    """Return the type of the reference's matrices if it is not the policy's.
-
-    It is the narrower of the types of parameters and computation, as no update ever needs more. Norms and biases keep
-    the policy's type, because XLA may skip rounding them to the type of the computation.
-    """
-    return DType.BFLOAT16 if DType.BFLOAT16 in (precision.params, precision.compute) else None
 
 
 def require_same_pairs(prepared: data.PreparedData) -> None:
@@ -427,13 +342,3 @@ def export(
     if place.rank == 0 and out.folder is None:
         out.upload_dir(target, OUTPUT_MODEL)
         shutil.rmtree(target, ignore_errors=True)
-
-
-def device_bytes() -> tuple[int, ...]:
-    """Return the bytes in use on each device of this host; empty on the CPU, where JAX does not tell."""
-    stats = (device.memory_stats() for device in jax.local_devices())
-    return tuple(found["bytes_in_use"] for found in stats if found and "bytes_in_use" in found)
-
-
-def _words(numbers: Numbers) -> str:
-    return " ".join(f"{name}={value:.6g}" for name, value in numbers.items())

@@ -24,7 +24,7 @@ from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import data, store
 from dpojob_trainer.training.agreement import meet
 from dpojob_trainer.training.batches import pad
-from dpojob_trainer.training.step import on_data_axes
+from dpojob_trainer.training.step import on_data_axes, own_model
 from dpojob_trainer.weights.checkpoint import read_json
 
 log = logging.getLogger(__name__)
@@ -191,8 +191,7 @@ def greedy(
 
     def one_more(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         at, ids, done = carry
-        # A recomputed layer assigns its parameters, which must be variables of this loop's own trace.
-        model = state.merge(jax.tree_util.tree_map(lambda leaf: leaf, state.graphstate))
+        model = own_model(state)
         out = model(**on_data_axes({"input_ids": ids, "attention_mask": mask}), apply_lm_head=False)
         newest = jax.lax.dynamic_slice_in_dim(out.last_hidden_state, at - 1, 1, axis=1)
         likeliest = jnp.argmax(model.make_lm_head_fn()(newest)[:, 0].astype(jnp.float32), axis=-1)

@@ -110,9 +110,7 @@ class StepFunctions:
 
         def score(start: jax.Array) -> tuple[jax.Array, jax.Array]:
             part = {k: jax.lax.dynamic_slice_in_dim(v, start, size) for k, v in batch.items()}
-            # A recomputed layer assigns its parameters, which must be variables of this loop's own trace.
-            own = jax.tree_util.tree_map(lambda leaf: leaf, reference.graphstate)
-            out = self.forward(reference.merge(own), part)
+            out = self.forward(own_model(reference), part)
             return out["chosen_logps"], out["rejected_logps"]
 
         if self.micro_batches == 1:
@@ -146,6 +144,13 @@ def jitted(steps: StepFunctions, mesh: Mesh, state: Any, reference: Any | None) 
     )
     score = jax.jit(steps.score, in_shardings=(state, everywhere), out_shardings=everywhere)
     return train, evaluate, score
+
+
+def own_model(state: Any) -> Any:
+    """Return a state's model for the body of a loop: a recomputed layer assigns its parameters there, so they must be
+    variables of the body's own trace.
+    """
+    return state.merge(jax.tree_util.tree_map(lambda leaf: leaf, state.graphstate))
 
 
 def on_data_axes(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
