@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 RELOAD_SECONDS = 60.0
 """After which the token is read again; the kubelet rotates it long before it expires."""
-CONNECTIONS = 32
+CONNECTIONS = 64
 """For calls; each has buffers of a quarter of a megabyte."""
 TIMEOUT = aiohttp.ClientTimeout(total=35.0, sock_connect=5.0)
 

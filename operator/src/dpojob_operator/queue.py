@@ -20,7 +20,7 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
 """For which a key lets the urgent ones go first."""
-URGENT_WORKERS = 2
+URGENT_WORKERS = 4
 """An API server serves whoever asks most: with too few questions the operator falls behind those who create jobs."""
 
 
