@@ -17,6 +17,7 @@ from tests.chaos.control_plane import ControlPlane
 from benchmarks import lives
 from benchmarks.burst import burst
 from benchmarks.contenders import Contender, Ours, Peer, make_bodies, make_namespace, settle
+from benchmarks.floor import measure_floor
 from benchmarks.measure import reads, requests, spread, use_of, writes
 from benchmarks.report import RESULTS, write_document
 
@@ -86,11 +87,20 @@ def main() -> None:
         "--lives", type=int, default=50, help="jobs of a wave that live to their end; 0 leaves it out"
     )
     parser.add_argument("--running", type=int, default=1000, help="jobs that run for ever; 0 leaves it out")
+    parser.add_argument(
+        "--floor", type=int, default=1000, help="objects of each kind without an operator; 0 leaves it out"
+    )
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seconds", type=float, default=1500.0, help="deadline of each part")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     result: Object = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "machine": platform.platform()}
+    if args.floor:
+        with ControlPlane() as plane:
+            peer = Peer(plane)
+            peer.install()
+            result["floor"] = measure_floor(plane, [Ours(plane), peer], args.floor)
+            print(json.dumps(result["floor"]), flush=True)
     with ControlPlane() as plane:
         result["burst"] = compare(plane, args.sizes, args.peer, args.seconds)
     if args.lives:

@@ -41,6 +41,7 @@ def section(result: Object) -> str:
         "",
         *ratios(result["burst"]),
         *burst_writes(result["burst"]),
+        *floor_lines(result.get("floor")),
         *lives_lines(result.get("lives")),
         *running_lines(result.get("running")),
     ]
@@ -80,6 +81,32 @@ def burst_writes(burst: Object) -> list[str]:
         found = sizes[str(size)]["writes"].items()
         lines += [f"| {name} | {what} | {number / size:.2f} |" for what, number in found]
     return [*lines, ""]
+
+
+def floor_lines(found: Object | None) -> list[str]:
+    """Return what the API server takes for the objects alone."""
+    if found is None:
+        return []
+    number, kinds = found["number"], found["kinds"]
+    lines = [
+        f"The API server alone, no operator: {number} objects of each kind from a tight loop, milliseconds of CPU per object.",
+        "",
+        "| kind | seconds | API server | etcd | sender |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, entry in kinds.items():
+        cpu = " | ".join(str(entry[f"{name}_ms"]) for name in ("apiserver", "etcd", "sender"))
+        lines.append(f"| {kind} | {entry['seconds']} | {cpu} |")
+    ours = [kinds[kind] for kind in ("dpojobs", "configmaps", "rayjobs")]
+    needed = sum(entry["apiserver_ms"] + entry["etcd_ms"] + entry["sender_ms"] for entry in ours)
+    least = needed * number / 1000 / found["cpus"]
+    return [
+        *lines,
+        "",
+        f"So {number} jobs with ConfigMap and RayJob cost {needed:.1f} ms each before any operator does anything: on {found['cpus']} CPUs"
+        f" {least:.1f} s at the least until the last RayJob exists.",
+        "",
+    ]
 
 
 def lives_lines(found: Object | None) -> list[str]:

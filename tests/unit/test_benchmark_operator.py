@@ -73,3 +73,12 @@ def test_section_without_the_peer_compares_nothing():
     text = report.section({"time": "now", "burst": {"ours": {"1000": SIZE}, "peer": {}}})
     assert "p99 against" not in text
     assert "Writes per job at" not in text
+
+
+def test_floor_is_what_the_processors_need_for_the_three_objects_of_a_job():
+    entry = {"seconds": 5.0, "apiserver_ms": 6.0, "etcd_ms": 1.0, "sender_ms": 1.0}
+    kinds = {"dpojobs": entry, "trainjobs": entry, "configmaps": entry, "rayjobs": entry}
+    text = "\n".join(report.floor_lines({"number": 1000, "cpus": 2, "kinds": kinds}))
+    assert "| trainjobs | 5.0 | 6.0 | 1.0 | 1.0 |" in text
+    assert "cost 24.0 ms each" in text
+    assert "on 2 CPUs 12.0 s at the least" in text
