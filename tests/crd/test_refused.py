@@ -134,6 +134,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("suspension as text", {"spec.suspend": "yes"}, "spec.suspend", "must be of type boolean"),
     ("accuracy above one", {"spec.guards": {"rewardAccuracy": {"minimum": 1.5}}}, "spec.guards.rewardAccuracy.minimum", "less than or equal to 1"),
     ("drop of nothing", {"spec.guards": {"chosenLogProb": {"maxDrop": 0}}}, "spec.guards.chosenLogProb.maxDrop", "greater than 0"),
+    ("correlation above one", {"spec.guards": {"lengthDrift": {"maxCorrelation": 1}}}, "spec.guards.lengthDrift.maxCorrelation", "less than 1"),
     ("spike that is none", {"spec.guards": {"gradNorm": {"maxRatio": 1}}}, "spec.guards.gradNorm.maxRatio", "greater than 1"),
     ("unknown action of a guard", {"spec.guards": {"gradNorm": {"action": "Restart"}}}, "spec.guards.gradNorm.action", '"RollbackAndReduceLR"'),
     ("learning rate that is not reduced", {"spec.guards": {"learningRateFactor": 1}}, "spec.guards.learningRateFactor", "less than 1"),

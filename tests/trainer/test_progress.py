@@ -96,7 +96,8 @@ def test_every_gauge_has_help_and_the_documented_name() -> None:
     board.update(Begun(0, 2, 2))
     board.update(Step(1, 2, STEP_NUMBERS, (1024, 2048)))
     board.update(Saved(1, 1.8e9))
-    board.update(Evaluation(1, {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8}))
+    held_out = {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8, "lengths/correlation": 0.1}
+    board.update(Evaluation(1, held_out))
     board.finish(2, 2)
     assert {family.name for family in board.collect()} == set(metrics.HELP)
 
@@ -109,6 +110,11 @@ STEP_NUMBERS = {
     "rewards/rejected": -0.2,
     "logps/chosen": -30.0,
     "logps/rejected": -40.0,
+    "rewards/margin_variance": 0.04,
+    "lengths/differences": 12.0,
+    "lengths/variance": 400.0,
+    "lengths/covariance": 1.0,
+    "lengths/correlation": 0.25,
     "grad_norm": 1.5,
     "learning_rate": 1e-6,
     "seconds": 2.0,
@@ -126,6 +132,9 @@ def test_every_number_of_a_step_is_served() -> None:
     assert (found[metrics.REWARD_CHOSEN], found[metrics.REWARD_REJECTED]) == (0.1, -0.2)
     assert (found[metrics.LOGP_CHOSEN], found[metrics.LOGP_REJECTED]) == (-30, -40)
     assert (found[metrics.GRAD_NORM], found[metrics.LEARNING_RATE]) == (1.5, 1e-6)
+    assert (found[metrics.LENGTH_DIFFERENCE], found[metrics.LENGTH_VARIANCE]) == (12, 400)
+    assert (found[metrics.REWARD_MARGIN_VARIANCE], found[metrics.LENGTH_COVARIANCE]) == (0.04, 1)
+    assert found[metrics.LENGTH_CORRELATION] == 0.25
     assert found[metrics.STEP_SECONDS] == 2
     assert (found[metrics.TOKENS_PER_SECOND], found[metrics.PADDED_TOKENS_PER_SECOND]) == (150, 512)
     assert (found[metrics.EPOCH], found[metrics.MFU]) == (0.75, 0.25)

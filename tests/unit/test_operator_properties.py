@@ -81,7 +81,7 @@ def random_spec(rng):
         spec["progress"] = {"stallSeconds": rng.choice([30, 10**5])}
     if rng.random() < 0.5:
         action = rng.choice(list(GuardAction)).value
-        rules = ("rewardAccuracy", "chosenLogProb", "gradNorm", "nonFiniteLoss")
+        rules = ("rewardAccuracy", "chosenLogProb", "lengthDrift", "gradNorm", "nonFiniteLoss")
         spec["guards"] = {rule: {"action": action} for rule in rules if rng.random() < 0.5}
     if rng.random() < 0.3:
         spec["dataset"] = {"uri": "hf://o/d", "gate": {"preflight": True}}

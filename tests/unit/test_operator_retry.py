@@ -33,6 +33,7 @@ NO_END = {
     # A rollback says its class itself.
     OperatorReason.REWARD_ACCURACY_LOW,
     OperatorReason.CHOSEN_LOG_PROB_COLLAPSED,
+    OperatorReason.LENGTH_DRIFT,
     OperatorReason.GRAD_NORM_SPIKE,
     OperatorReason.TRAINING,
     OperatorReason.FINISHED,

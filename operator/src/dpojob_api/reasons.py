@@ -102,6 +102,11 @@ class OperatorReason(Documented):
         "The chosen completions have become unlikely (spec.guards.chosenLogProb). Lower training.learningRate or raise "
         "dpo.beta.",
     )
+    LENGTH_DRIFT = (
+        "LengthDrift",
+        "The policy prefers completions for their length (spec.guards.lengthDrift). Balance the lengths of the pairs, raise "
+        "dpo.beta or lower training.learningRate.",
+    )
     GRAD_NORM_SPIKE = (
         "GradientNormSpike",
         "The gradient norm stays far above what it was (spec.guards.gradNorm). Lower training.learningRate or "

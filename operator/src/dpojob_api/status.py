@@ -152,6 +152,18 @@ class OutputStatus(ApiModel):
     model: Text | None = Field(default=None, description="model is the folder of the tuned model.")
 
 
+class LengthMoments(ApiModel):
+    """Moments of the reward margin and of chosen less rejected length in tokens, over the pairs of a step."""
+
+    difference: float = Field(description="difference is the mean of chosen less rejected tokens.")
+    margin: float = Field(description="margin is the mean reward margin.")
+    difference_variance: float = Field(
+        description="differenceVariance is the variance of chosen less rejected tokens."
+    )
+    margin_variance: float = Field(description="marginVariance is the variance of the reward margin.")
+    covariance: float = Field(description="covariance is that of both.")
+
+
 class GuardSample(ApiModel):
     """What one step is judged by."""
 
@@ -165,6 +177,9 @@ class GuardSample(ApiModel):
     )
     grad_norm: float | None = Field(
         default=None, description="gradNorm is the gradient norm before clipping."
+    )
+    lengths: LengthMoments | None = Field(
+        default=None, description="lengths is how the reward margins go with the completions' lengths."
     )
 
 

@@ -35,6 +35,11 @@ TRAIN_GAUGES = {
     "rewards/rejected": metrics.REWARD_REJECTED,
     "logps/chosen": metrics.LOGP_CHOSEN,
     "logps/rejected": metrics.LOGP_REJECTED,
+    "rewards/margin_variance": metrics.REWARD_MARGIN_VARIANCE,
+    "lengths/differences": metrics.LENGTH_DIFFERENCE,
+    "lengths/variance": metrics.LENGTH_VARIANCE,
+    "lengths/covariance": metrics.LENGTH_COVARIANCE,
+    "lengths/correlation": metrics.LENGTH_CORRELATION,
     "grad_norm": metrics.GRAD_NORM,
     "learning_rate": metrics.LEARNING_RATE,
     "seconds": metrics.STEP_SECONDS,
@@ -44,6 +49,7 @@ EVAL_GAUGES = {
     "loss": metrics.EVAL_LOSS,
     "rewards/accuracies": metrics.EVAL_REWARD_ACCURACY,
     "rewards/margins": metrics.EVAL_REWARD_MARGIN,
+    "lengths/correlation": metrics.EVAL_LENGTH_CORRELATION,
 }
 
 

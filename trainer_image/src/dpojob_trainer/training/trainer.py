@@ -27,6 +27,7 @@ from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.abstract import abstract_batch
 from dpojob_trainer.training.arrays import on_mesh
 from dpojob_trainer.training.batches import Batch, EvalBatches, Shape, TrainBatches, token_counts
+from dpojob_trainer.training.lengths import centred
 from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
@@ -223,7 +224,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
         found = {"loss": metrics.loss} | dict(metrics.other_metrics)
-        numbers = {name: float(value) for name, value in jax.device_get(found).items()}
+        numbers = centred({name: float(value) for name, value in jax.device_get(found).items()})
         # On a chip the schedule would wait for the step that runs.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             return numbers | {"learning_rate": float(self.scheduler(step))}
@@ -236,7 +237,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         began = time.perf_counter()
         sums = self._sums_over(state, self.evaluation)
         pairs = sums.pop("pairs")
-        numbers = {name: value / pairs for name, value in sums.items()}
+        numbers = centred({name: value / pairs for name, value in sums.items()})
         _require_finite(numbers, step)
         self.hooks.evaluated(step, numbers | {"pairs": pairs, "seconds": time.perf_counter() - began})
         self.hooks.phase("training")
