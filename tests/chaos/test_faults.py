@@ -144,6 +144,8 @@ async def test_operators_clock_steps(cell: Cell, name: str, seconds: int) -> Non
     async def harm() -> None:
         for number, stage in enumerate(stages):
             await cell.until(stage, lambda status, stage=stage: status.get("summary") == stage)  # type: ignore[misc]
+            if not number:
+                await cell.edit({"progress": {"stallSeconds": CLOCK_STEP_SECONDS // 2}})
             cell.operator.step_clock(0 if number else seconds)
 
     cell.begin()

@@ -1,8 +1,10 @@
 """The numbers that the operator scrapes, over real HTTP."""
 
 import socket
+import time
 import urllib.request
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dpojob_api import metrics
@@ -150,6 +152,26 @@ def test_pairs_devices_and_checkpoints_are_served() -> None:
     assert 'dpojob_data_pairs{kind="dropped_equal"} 2.0' in text
     assert 'dpojob_device_bytes_in_use{device="1"} 2048.0' in text
     assert "dpojob_checkpoint_step 1.0" in text and "dpojob_checkpoint_timestamp_seconds 1.8e+09" in text
+
+
+def test_idle_seconds_begin_anew_with_every_step_and_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is the test's."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    board = Board()
+
+    def idle_after(*events: Event) -> float:
+        for event in events:
+            board.update(event)
+        clock[0] += 10
+        return next(f.samples[0].value for f in board.collect() if f.name == metrics.IDLE_SECONDS)
+
+    assert idle_after() == 10
+    assert idle_after(Phase("training"), Begun(0, 4, 2)) == 10
+    assert idle_after(Evaluation(0, {"loss": 0.7}), Saved(0, 1.8e9)) == 20
+    assert idle_after(Step(1, 4, STEP_NUMBERS)) == 10
+    assert idle_after(Phase("training")) == 20
+    assert idle_after(Phase("evaluating")) == 10
 
 
 def test_events_are_passed_on_and_told_numbers_are_not() -> None:

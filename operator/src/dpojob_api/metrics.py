@@ -35,6 +35,7 @@ EVAL_REWARD_MARGIN: Final = "dpojob_eval_reward_margin"
 EVAL_LENGTH_CORRELATION: Final = "dpojob_eval_length_correlation"
 FINISHED: Final = "dpojob_finished"
 RESUMED_STEP: Final = "dpojob_resumed_step"
+IDLE_SECONDS: Final = "dpojob_idle_seconds"
 
 PHASES: Final = (
     "starting",
@@ -94,5 +95,6 @@ HELP: Final[dict[str, str]] = {
     EVAL_REWARD_MARGIN: "Reward margin on the held-out pairs.",
     EVAL_LENGTH_CORRELATION: "Correlation of length difference and reward margin on the held-out pairs.",
     RESUMED_STEP: "Step of the checkpoint that the attempt started from, 0 without one; absent until it trains.",
+    IDLE_SECONDS: "Seconds since step or phase last changed, by a clock that nobody sets.",
     FINISHED: "1 once the run is checked and written; the driver then waits for one scrape before it ends.",
 }

@@ -1,6 +1,7 @@
 """The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator and by anyone else."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -77,6 +78,7 @@ class Board(Collector):
         self._families: dict[str, Numbers] = {}
         self._per_epoch = 0
         self._durations: list[float] = []
+        self._changed = time.monotonic()
         self._recorded = threading.Event()
 
     def serve(self, port: int) -> None:
@@ -105,6 +107,7 @@ class Board(Collector):
     def keep(self, event: Event) -> None:
         """Take in numbers that have been told."""
         with self._lock:
+            before = self._phase, self._gauges[metrics.STEP]
             match event:
                 case Phase(name):
                     self._phase = name
@@ -120,6 +123,8 @@ class Board(Collector):
                     self._step(event)
                 case Evaluation(_, numbers):
                     self._gauges |= named(numbers, EVAL_GAUGES)
+            if before != (self._phase, self._gauges[metrics.STEP]):
+                self._changed = time.monotonic()
 
     def _step(self, event: Step) -> None:
         self._durations.append(event.numbers.get("seconds", 0.0))
@@ -139,7 +144,7 @@ class Board(Collector):
     def finish(self, step: int, total: int) -> None:
         """Show the run as checked and written; `step` may come from a checkpoint that was already complete."""
         with self._lock:
-            self._phase = "finished"
+            self._phase, self._changed = "finished", time.monotonic()
             self._gauges |= {
                 metrics.STEP: step,
                 metrics.TOTAL_STEPS: total,
@@ -155,6 +160,7 @@ class Board(Collector):
         """Yield every gauge."""
         with self._lock:
             gauges, families, phase = dict(self._gauges), dict(self._families), self._phase
+            gauges[metrics.IDLE_SECONDS] = time.monotonic() - self._changed
         for name, value in gauges.items():
             yield GaugeMetricFamily(name, metrics.HELP[name], value=value)
         families[metrics.PHASE] = {known: float(known == phase) for known in metrics.PHASES}
