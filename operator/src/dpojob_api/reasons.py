@@ -43,7 +43,8 @@ class ConditionType(Documented):
     )
     STALLED = (
         "Stalled",
-        "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
+        "True while something outside the job must be put right first; the job goes on by itself then. Also True beside Failed: "
+        "of a job that has failed, kstatus (Flux) looks at nothing else. Only present while True.",
     )
     DISCOURAGED = (
         "Discouraged",

@@ -119,6 +119,7 @@ def facts(plan: Plan) -> list[Fact]:
             return [
                 Fact(ConditionType.COMPLETE, "False", plan.reason, "The job has failed."),
                 Fact(ConditionType.FAILED, "True", plan.reason, plan.message),
+                Fact(ConditionType.STALLED, "True", plan.reason, plan.message),
                 not_running("The trainer has ended."),
             ]
         case Stage.RUNNING:

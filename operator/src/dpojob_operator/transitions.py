@@ -12,8 +12,11 @@ MAX_NOTE = 1000
 WARNINGS = frozenset(
     {ConditionType.FAILED.value, ConditionType.STALLED.value, ConditionType.DISCOURAGED.value}
 )
-# Reconciling tells the same.
-SILENT = frozenset({ConditionType.QUEUED.value})
+# The other one tells the same.
+SAME = {
+    ConditionType.QUEUED.value: ConditionType.RECONCILING.value,
+    ConditionType.STALLED.value: ConditionType.FAILED.value,
+}
 LOSSES = frozenset(
     {
         OperatorReason.HOST_LOST,
@@ -25,12 +28,13 @@ LOSSES = frozenset(
 
 
 def transitions(old: list[Condition], new: list[Condition]) -> list[Condition]:
-    """Return the conditions that have become True, or are True for another reason than before."""
+    """Return the conditions that have become True, or are True for another reason than before, one for each change."""
+    told = {condition.type for condition in new if condition.status == "True"}
     before = {condition.type: (condition.status, condition.reason) for condition in old}
     return [
         c
         for c in new
-        if c.status == "True" and c.type not in SILENT and before.get(c.type) != ("True", c.reason)
+        if c.status == "True" and SAME.get(c.type) not in told and before.get(c.type) != ("True", c.reason)
     ]
 
 
