@@ -12,7 +12,9 @@ Numbers = dict[str, float]
 Points = list[tuple[float, float]]
 
 EVAL = "eval/"
-ACCURACY, MARGIN = "rewards/accuracies", "rewards/margins"
+ACCURACY, MARGIN, DRIFT = "rewards/accuracies", "rewards/margins", "lengths/correlation"
+# Where all pairs are tied, these are rounding's.
+ROUNDED = frozenset({ACCURACY, DRIFT})
 # Log-probabilities that were computed in batches of another shape differ by so much, as a mean reward.
 ROUNDING = 1e-4
 
@@ -84,7 +86,7 @@ def _points(by_step: Mapping[int, Numbers], name: str) -> Points:
     return [
         (float(step), float(numbers[name]))
         for step, numbers in by_step.items()
-        if name in numbers and math.isfinite(numbers[name]) and not (name == ACCURACY and tied(numbers))
+        if name in numbers and math.isfinite(numbers[name]) and not (name in ROUNDED and tied(numbers))
     ]
 
 
