@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,32 @@ def drive(path: Path, port: int = METRICS_PORT) -> TrainerResult:
 def check(path: Path) -> TrainerResult:
     """Examine the data of an attempt and return what became of it; nothing is raised."""
     return result_of(lambda: preflight.check_data(read_config(path), host.scratch() / "check"))
+
+
+def plan(path: Path, seconds: float, tell: Callable[[TrainerResult], None]) -> TrainerResult:
+    """Plan an attempt and return whether it fits; nothing is raised, and after `seconds` the process ends.
+
+    Args:
+        path: the ConfigMap's file.
+        seconds: for all of it. The first half is for further changes, if the job does not fit.
+        tell: takes a result that stands if the time is over before there is a better one.
+    """
+    words = f"the plan has not ended within {seconds:.0f} s; raise spec.plan.timeoutSeconds"
+    tell(TrainerResult(reason=TrainerReason.INTERNAL, message=words))
+    # The compiler cannot be interrupted.
+    end = threading.Timer(seconds, os._exit, [1])
+    end.daemon = True
+    end.start()
+
+    def attempt() -> TrainerResult:
+        from dpojob_trainer.plan.attempt import plan_attempt
+
+        return plan_attempt(read_config(path), host.scratch() / "plan", seconds / 2, tell)
+
+    try:
+        return result_of(attempt)
+    finally:
+        end.cancel()
 
 
 def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
@@ -246,4 +274,5 @@ def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
         "versions": versions(),
         "lineage": first.lineage,
         "samples": first.samples,
+        "matchesPlan": first.matches_plan,
     }
