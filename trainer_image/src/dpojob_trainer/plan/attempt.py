@@ -97,7 +97,12 @@ def answered(question: Question, seconds: float, tell: Callable[[TrainerResult],
     if first.fits:
         return first
     tell(result_of(question.config, first, known=question.lengths is not None))
-    return answer(seconds)
+    try:
+        return answer(seconds)
+    except Exception:
+        # The job as it is has its verdict all the same.
+        log.warning("no change is found", exc_info=True)
+        return first
 
 
 def lengths_of_data(
@@ -178,7 +183,12 @@ def words_on(answer: Answer) -> str:
     if answer.fits:
         return f"The job fits: {words}."
     if answer.fix is None:
-        return f"The job does not fit: {words}; none of the {len(answer.tried)} changes tried is enough."
+        tried = (
+            f"none of the {len(answer.tried)} changes tried is enough"
+            if answer.tried
+            else "no change was tried"
+        )
+        return f"The job does not fit: {words}; {tried}."
     return f"The job does not fit: {words}. Smallest change tried that fits: {words_of(answer.fix.changes)}."
 
 

@@ -15,6 +15,7 @@ from dpojob_api.status import PlanStatus
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import host
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.plan.fixes import LARGEST_GROWTH
 
 # libtpu would otherwise ask the metadata server which TPU this is, and let only one process compile.
 ENVIRONMENT = {
@@ -38,8 +39,9 @@ def prepare() -> None:
 
 
 def prepare_cpu(config: TrainerConfig) -> None:
-    """Let this process have a CPU device for every chip; before anything imports JAX."""
-    os.environ.update(host.environment(host.on_cpu(config, hosts=1)))
+    """Let this process have a CPU device for every chip of the largest slice that is tried; before anything imports JAX."""
+    largest = config.plan.model_copy(update={"chips": config.plan.chips * LARGEST_GROWTH})
+    os.environ.update(host.environment(host.on_cpu(config.model_copy(update={"plan": largest}), hosts=1)))
 
 
 def chip_of(config: TrainerConfig) -> ChipSpec:
