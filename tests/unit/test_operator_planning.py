@@ -19,6 +19,7 @@ from dpojob_api.trainer_config import trainer_config
 from dpojob_operator import decide, kube, parse, planning, status, transitions
 from dpojob_operator.desired import pods
 from dpojob_operator.desired.planning import START_SECONDS, build_plan
+from dpojob_operator.errors import ForbiddenError
 from dpojob_operator.observe import Observer
 from dpojob_operator.plan import Apply, Delete, Estimate, Kind, Stage
 from dpojob_operator.policy import drift
@@ -316,6 +317,29 @@ async def test_reconciler_makes_the_job_reads_its_pod_and_only_then_the_rayjob()
     assert world.events[:2] == ["Planning", "PlanFits"]
     config = world.objects[kube.CONFIGMAPS, "j-a1"]["data"]["trainer.json"]
     assert '"fingerprint": "f"' in config
+
+
+@pytest.mark.parametrize(
+    ("spec", "created", "summary"),
+    [(WARN, ["j-a1"], "Starting"), (REQUIRE, [], "Stalled")],
+    ids=["Warn", "Require"],
+)
+async def test_job_that_may_not_be_made_blocks_nobody_under_warn(spec, created, summary):
+    class Refusing(StandIn):
+        async def create(self, resource, body):
+            if resource is kube.JOBS:
+                raise ForbiddenError("exceeded quota: count/jobs.batch")
+            return await super().create(resource, body)
+
+    world = Refusing({}, spec)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(world.metrics)) as http:
+        for _ in range(4):
+            reconciler = Reconciler(world, Observer(world, http), b.SETTINGS, lambda: world.now)
+            await reconciler.reconcile(KEY)
+    assert (world.created, world.job["status"]["summary"]) == (created, summary)
+    known = next(c for c in world.job["status"]["conditions"] if c["type"] == "FitsHBM")
+    assert (known["status"], known["reason"]) == ("Unknown", "PlanUnknown")
+    assert "count/jobs.batch" in known["message"]
 
 
 async def test_killed_at_any_call_it_makes_each_once():

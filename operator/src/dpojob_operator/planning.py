@@ -92,6 +92,17 @@ def tried_again(job: DPOJob, number: int, view: CheckView, found: Verdict, now: 
     return Plan(Stage.STALLED, number, OperatorReason.PLAN_UNKNOWN, message, actions, STALLED_SECONDS)
 
 
+def refused(job: DPOJob, number: int, why: str) -> Plan:
+    """Return the plan for a Job that the API server does not let be made: it plans nothing."""
+    found = unknown(f"the API server refused Job {plan_name(job.metadata.name)}: {why}")
+    if job.spec.plan.enforce is PlanEnforcement.REQUIRE:
+        message = f"{found.message} {GO_ON}"
+        return Plan(
+            Stage.STALLED, number, OperatorReason.PLAN_UNKNOWN, message, requeue_after=STALLED_SECONDS
+        )
+    return Plan(Stage.PLANNING, number, OperatorReason.PLAN_UNKNOWN, found.message, requeue_after=0)
+
+
 def verdict(job: DPOJob, view: CheckView | None, now: datetime) -> Verdict | None:
     """Return what a plan has come to, None while it goes on."""
     if view is None or view.deleting:

@@ -71,7 +71,7 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
             old.conditions,
             facts(plan)
             + data_facts(old, plan, observed)
-            + plan_facts(job, observed, now)
+            + plan_facts(job, plan, observed, now)
             + drift_facts(old, observed)
             + advice_facts(job),
             job.metadata.generation,
@@ -199,8 +199,10 @@ def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
     return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
 
 
-def plan_facts(job: DPOJob, observed: Observed, now: datetime) -> list[Fact]:
+def plan_facts(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> list[Fact]:
     """Return the FitsHBM condition: what is found out now, else what was known before, else nothing."""
+    if plan.reason == OperatorReason.PLAN_UNKNOWN:
+        return [Fact(ConditionType.FITS_HBM, "Unknown", plan.reason, plan.message)]
     found, before = planning.verdict(job, observed.planner, now), planning.known(job)
     if found is not None:
         return [Fact(ConditionType.FITS_HBM, found.status, found.reason, found.message)]

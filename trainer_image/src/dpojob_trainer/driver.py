@@ -22,6 +22,7 @@ from dpojob_trainer import host, launchers, preflight, store, telling
 from dpojob_trainer.board import Board
 from dpojob_trainer.channel import Receiver
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.exit_codes import ExitCode
 from dpojob_trainer.launchers import Gang, Launcher
 from dpojob_trainer.progress import Data, Evaluation, HostReport
 from dpojob_trainer.report import publish, versions
@@ -66,22 +67,31 @@ def plan(path: Path, seconds: float, tell: Callable[[TrainerResult], None]) -> T
         seconds: for all of it. The first half is for further changes, if the job does not fit.
         tell: takes a result that stands if the time is over before there is a better one.
     """
-    words = f"the plan has not ended within {seconds:.0f} s; raise spec.plan.timeoutSeconds"
-    tell(TrainerResult(reason=TrainerReason.INTERNAL, message=words))
-    # The compiler cannot be interrupted.
-    end = threading.Timer(seconds, os._exit, [1])
-    end.daemon = True
-    end.start()
+    told: list[TrainerResult] = []
+
+    def keep(result: TrainerResult) -> None:
+        told.append(result)
+        tell(result)
+
+    def end() -> None:
+        if not told:
+            words = f"the plan has not ended within {seconds:.0f} s; raise spec.plan.timeoutSeconds"
+            tell(TrainerResult(reason=TrainerReason.INTERNAL, message=words))
+        os._exit(ExitCode.FAILED)
 
     def attempt() -> TrainerResult:
         from dpojob_trainer.plan.attempt import plan_attempt
 
-        return plan_attempt(read_config(path), host.scratch() / "plan", seconds / 2, tell)
+        return plan_attempt(read_config(path), host.scratch() / "plan", seconds / 2, keep)
 
+    # The compiler cannot be interrupted.
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
     try:
         return result_of(attempt)
     finally:
-        end.cancel()
+        timer.cancel()
 
 
 def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
