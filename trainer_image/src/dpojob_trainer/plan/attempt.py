@@ -159,9 +159,9 @@ def result_of(config: TrainerConfig, answer: Answer, *, known: bool) -> TrainerR
     alone = config.platform is Platform.TPU or config.plan.hosts == 1
     verdict = PlanVerdict(
         fits=answer.fits,
-        step_seconds=time.step_seconds if time else None,
-        hours=time.hours if time else None,
-        chip_hours=time.chip_hours if time else None,
+        step_seconds=rounded(time.step_seconds) if time else None,
+        hours=rounded(time.hours) if time else None,
+        chip_hours=rounded(time.chip_hours) if time else None,
         peak_bytes=answer.needed_bytes,
         usable_bytes=answer.usable_bytes,
         # Devices of several hosts on CPU are those of one process here.
@@ -169,6 +169,11 @@ def result_of(config: TrainerConfig, answer: Answer, *, known: bool) -> TrainerR
         fix=words_of(answer.fix.changes) if answer.fix else None,
     )
     return TrainerResult(reason=TrainerReason.SUCCEEDED, message=words_on(answer), plan=verdict)
+
+
+def rounded(value: float | None) -> float | None:
+    """Return an estimate in four digits."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def words_on(answer: Answer) -> str:
