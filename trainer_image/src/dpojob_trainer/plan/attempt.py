@@ -89,7 +89,7 @@ def answered(question: Question, seconds: float, tell: Callable[[TrainerResult],
 
     def answer(limit: float) -> Answer:
         request = planning.Request(
-            question.config, question.model_dir, question.lengths, None, limit, question.held_out
+            question.config, question.model_dir, question.lengths, None, limit, held_out=question.held_out
         )
         return planning.plan(request, log.info)
 
@@ -164,8 +164,10 @@ def result_of(config: TrainerConfig, answer: Answer, *, known: bool) -> TrainerR
         chip_hours=rounded(time.chip_hours) if time else None,
         peak_bytes=answer.needed_bytes,
         usable_bytes=answer.usable_bytes,
-        # Devices of several hosts on CPU are those of one process here.
-        fingerprint=answer.fingerprint if known and alone else None,
+        # Devices of several hosts on CPU are those of one process here; the step of a part of the layers is none of the job's.
+        fingerprint=answer.fingerprint
+        if known and alone and answer.layers in answer.compiled_layers
+        else None,
         fix=words_of(answer.fix.changes) if answer.fix else None,
     )
     return TrainerResult(reason=TrainerReason.SUCCEEDED, message=words_on(answer), plan=verdict)
