@@ -29,6 +29,12 @@ NO_END = {
     OperatorReason.QUEUED,
     OperatorReason.CHECKING_DATA,
     OperatorReason.DATA_CHECK_FAILED,
+    OperatorReason.PLANNING,
+    OperatorReason.PLAN_FITS,
+    OperatorReason.DOES_NOT_FIT_HBM,
+    OperatorReason.PLAN_UNKNOWN,
+    OperatorReason.STEP_DIFFERS,
+    OperatorReason.STEP_TIME_DRIFT,
     OperatorReason.EVICTED_BY_KUEUE,
     # A rollback says its class itself.
     OperatorReason.REWARD_ACCURACY_LOW,

@@ -11,15 +11,11 @@ from typing import Any
 from dpojob_trainer.plan.flops import arithmetic
 from dpojob_trainer.plan.hlo import work_of
 from dpojob_trainer.plan.measured import Measured, TooLarge, refusal
+from dpojob_trainer.training.planned import fingerprint
 
 CACHE = "DPOJOB_PLAN_CACHE"
 # Changes with what a file of the cache says.
 FORMAT = 1
-
-
-def fingerprint(lowered: Any) -> str:
-    """Return a digest of a lowered program: equal programs for equal devices have equal ones."""
-    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
 
 
 def measure(traced: Any, lowered: Any, devices: list[Any]) -> Measured | TooLarge:

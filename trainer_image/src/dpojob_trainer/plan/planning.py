@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpojob_api.accelerator import ChipSpec, chips
+from dpojob_api.accelerator import ChipSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.lengths import PairLengths
 from dpojob_trainer.plan import lowering, measure, topology
@@ -19,6 +19,7 @@ from dpojob_trainer.plan.memory import Sizes, judge
 from dpojob_trainer.plan.stages import stages_of
 from dpojob_trainer.plan.telling import Probe, answer_of, tried
 from dpojob_trainer.training.plan import total_steps
+from dpojob_trainer.training.planned import fingerprint
 
 # A model of at most so many layers is compiled whole; of a larger one two cuts, and the line through them.
 CUTS = (2, 4)
@@ -36,6 +37,7 @@ class Request:
         lengths: of the pairs, None if they are not known; then every batch has the longest length.
         price: of a chip-hour.
         seconds: no further change is tried after so many.
+        held_out: of the pairs that are only evaluated, None if there are none or they are not known.
     """
 
     config: TrainerConfig
@@ -43,6 +45,7 @@ class Request:
     lengths: PairLengths | None
     price: float | None
     seconds: float
+    held_out: PairLengths | None = None
 
 
 def plan(request: Request, tell: Callable[[str], None]) -> Answer:
@@ -53,7 +56,7 @@ def plan(request: Request, tell: Callable[[str], None]) -> Answer:
         jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
     began = time.monotonic()
-    config, epoch = request.config, epoch_of(request.config, request.lengths)
+    config, epoch = request.config, epoch_of(request.config, request.lengths, request.held_out)
     total = total_steps(config.training, epoch.pairs) if epoch.pairs or config.training.max_steps else None
     tell("the job as it is")
     own = probe(config, request.model_dir, epoch, total, tell)
@@ -76,8 +79,8 @@ def probe(
 ) -> Probe:
     """Compile a configuration with few layers and return what it takes with all of them."""
     layers = lowering.layers_of(model_dir)
-    chip = chips()[config.generation]
-    devices = topology.devices_of(config.plan, config.generation)
+    chip = topology.chip_of(config)
+    devices = topology.devices_of(config.plan, config.generation, config.platform)
     cuts = CUTS if layers > CUTS[-1] else (layers,)
     with topology.seen(devices):
         found = [cut_of(config, model_dir, epoch, total or SOME_STEPS, devices, cut, tell) for cut in cuts]
@@ -114,7 +117,7 @@ def cut_of(
         measure.measure(step.traced, lowered, devices),
         measure.measure(start, start.lower(), devices),
         step.sizes,
-        measure.fingerprint(lowered),
+        fingerprint(lowered),
     )
 
 

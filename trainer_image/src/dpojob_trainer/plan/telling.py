@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dpojob_api.accelerator import chips
+from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.plan.answer import Answer, FixAnswer, StageAnswer, TimeAnswer
 from dpojob_trainer.plan.fixes import Fix
@@ -100,7 +101,7 @@ def _stage(stage: Stage) -> StageAnswer:
 def _time(
     config: TrainerConfig, probe: Probe, epoch: Epoch, total: int | None, price: float | None
 ) -> TimeAnswer | None:
-    if probe.step is None:
+    if probe.step is None or config.platform is Platform.CPU:
         return None
     chip, devices = chips()[config.generation], config.plan.chips
     longest = step_time(probe.step, chip, devices)
