@@ -22,10 +22,11 @@ from dpojob_trainer import easydel_compat  # noqa: E402
 
 easydel_compat.prepare()
 
-from dpojob_trainer.plan import planning  # noqa: E402
+from dpojob_trainer.plan.cuts import Task, compile_cut  # noqa: E402
 from dpojob_trainer.plan.extrapolate import Sample, extrapolate  # noqa: E402
 from dpojob_trainer.plan.lengths import epoch_of  # noqa: E402
 from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
+from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results" / "plan.json"
 COMMON: dict[str, Any] = {
@@ -95,8 +96,8 @@ def compare(name: str, slice_type: str) -> Row:
     config, layers = config_of(slice_type), MODELS[name]["num_hidden_layers"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(COMMON | MODELS[name]), encoding="utf-8")
-        few, more, whole = (measured(config, Path(folder), count) for count in (*planning.CUTS, layers))
-    line_ends = [Sample(count, one) for count, one in zip(planning.CUTS, (few, more), strict=True)]
+        few, more, whole = (measured(config, Path(folder), count) for count in (*CUTS, layers))
+    line_ends = [Sample(count, one) for count, one in zip(CUTS, (few, more), strict=True)]
     guess = extrapolate(line_ends[0], line_ends[1], layers)
     return {
         "model": name,
@@ -119,9 +120,7 @@ def measured(config: TrainerConfig, folder: Path, layers: int) -> Measured:
     Raises:
         ValueError: they do not fit the chip.
     """
-    devices = topology.devices_of(config.plan, config.generation)
-    with topology.seen(devices):
-        found = planning.cut_of(config, folder, epoch_of(config, None), 100, devices, layers, print).step
+    found = compile_cut(Task(config, folder, epoch_of(config, None).longest, 100, layers)).step
     if isinstance(found, TooLarge):
         raise ValueError(found.words)
     return found

@@ -22,7 +22,7 @@ from dpojob_trainer import easydel_compat, weights
 from dpojob_trainer.cli import plan_view
 from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.plan import lowering, measure, planning, topology
+from dpojob_trainer.plan import lowering, measure, probing, topology
 from dpojob_trainer.plan.flops import arithmetic
 from dpojob_trainer.training.batches import Shape
 
@@ -182,7 +182,7 @@ def test_a_whole_small_model_is_compiled_once_and_judged(
     assert fits.answer.compiled_layers == [1]
     assert sum(fits.answer.bytes.values()) == pytest.approx(fits.answer.needed_bytes, rel=1e-6)
     small = chips()["v4"].model_copy(update={"usable_hbm_gib": fits.answer.needed_bytes / 2**30 - 1e-4})
-    monkeypatch.setattr(planning, "chips", lambda: {"v4": small})
+    monkeypatch.setattr(probing, "chips", lambda: {"v4": small})
     monkeypatch.setattr(measure, "_compile", None)
     found = plan_file(job, options(model), print)
     assert (found.code, found.problem) == (PlanExit.DOES_NOT_FIT, None), "what the compiler said is kept"

@@ -61,10 +61,11 @@ def test_the_largest_stage_decides() -> None:
 
 
 def test_the_optimizer_starts_beside_policy_and_reference() -> None:
-    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, 21.0)}
+    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, 21.0, {"evaluation": 40.0})}
     assert stages["optimizer initialisation"].device == 10 + 5 + 21
     assert stages["loading"].host == 2 * 4 * 3
     assert stages["training step"].device == 89.0
+    assert list(stages) == ["loading", "optimizer initialisation", "evaluation", "training step", "export"]
 
 
 def test_every_generation_of_the_table_has_a_chip() -> None:
