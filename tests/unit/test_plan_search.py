@@ -26,7 +26,12 @@ from dpojob_trainer.plan.tune import tune
 GIB = 2**30
 META = {"name": "job", "namespace": "test", "uid": "uid"}
 # Qwen3-14B's.
-SETTINGS = {"hidden_size": 5120, "intermediate_size": 17408, "num_attention_heads": 40, "num_key_value_heads": 8}
+SETTINGS = {
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+}
 SETTINGS |= {"head_dim": 128, "num_hidden_layers": 40}
 
 

@@ -130,6 +130,8 @@ def verdict(answer: "Answer") -> str:
         f"does not fit: stage {answer.stage} needs {least}{gib(answer.needed_bytes)} GiB of "
         f"{gib(answer.usable_bytes)} GiB per chip"
     )
+    if answer.ends_in not in (None, answer.stage):
+        words += f"; the run would end in stage {answer.ends_in} already"
     if answer.fix is None:
         return f"{words}; none of the {len(answer.tried)} changes tried is enough"
     return f"{words}. Smallest change tried that fits: {words_of(answer.fix.changes)}"

@@ -97,6 +97,9 @@ class Answer(ApiModel):
         description="tight tells that what is left or lacks is less than the error allowed for."
     )
     stage: str = Field(description="stage is the largest one.")
+    ends_in: str | None = Field(
+        description="endsIn is the first stage that does not fit, where the run would end."
+    )
     bytes: dict[str, int] = Field(
         description="bytes of the step on one chip by kind; empty if it was not compiled."
     )

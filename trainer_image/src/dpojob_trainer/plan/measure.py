@@ -14,7 +14,7 @@ from dpojob_trainer.plan.measured import Measured, TooLarge, refusal
 
 CACHE = "DPOJOB_PLAN_CACHE"
 # Changes with what a file of the cache says.
-FORMAT = 2
+FORMAT = 1
 
 
 def fingerprint(lowered: Any) -> str:

@@ -66,6 +66,7 @@ def answer_of(
         fits=verdict.fits,
         tight=verdict.tight,
         stage=verdict.stage,
+        ends_in=verdict.ends_in,
         bytes={name: round(size) for name, size in kinds.items()},
         stages=[_stage(stage) for stage in probe.stages],
         time=time_of(config, probe, epoch, total, price),
