@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -69,20 +70,20 @@ class _Worker:
     def idle(self) -> bool:
         return self.running is None or self.running.done()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task) -> Future[Cut]:
         self.running = self._pool.submit(compile_cut, task)
+        return self.running
 
     def end(self) -> None:
-        with suppress(ProcessLookupError):
+        # It may have ended by itself, as where memory is scarce.
+        with suppress(ProcessLookupError, BrokenProcessPool):
             os.kill(self._pid.result(DEADLINE), signal.SIGKILL)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Running:
-    def __init__(self, worker: _Worker, drop: Callable[[_Worker], None]) -> None:
-        worker_future = worker.running
-        assert worker_future is not None
-        self._future, self._worker, self._drop = worker_future, worker, drop
+    def __init__(self, future: Future[Cut], worker: _Worker, drop: Callable[[_Worker], None]) -> None:
+        self._future, self._worker, self._drop = future, worker, drop
 
     def result(self) -> Cut:
         try:
@@ -115,12 +116,12 @@ class Beside:
         if worker is None:
             worker = _Worker()
             self._workers.append(worker)
-        worker.submit(task)
-        return _Running(worker, self._drop)
+        return _Running(worker.submit(task), worker, self._drop)
 
     def _drop(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        worker.end()
+        if worker in self._workers:
+            self._workers.remove(worker)
+            worker.end()
 
 
 def side_by_side() -> bool:
