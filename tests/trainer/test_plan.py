@@ -24,14 +24,29 @@ from dpojob_trainer import easydel_compat, weights
 from dpojob_trainer.cli import plan_view
 from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.plan import attempt, lowering, measure, planning, topology
+from dpojob_trainer.plan import attempt, lowering, measure, planning, probing, topology, workers
+from dpojob_trainer.plan.fixes import candidates
 from dpojob_trainer.plan.flops import arithmetic
+from dpojob_trainer.plan.lengths import epoch_of
 from dpojob_trainer.training.batches import Shape
 from dpojob_trainer.training.planned import fingerprint
 
 pytestmark = pytest.mark.jax
 
 SHAPE = Shape(64, 32)
+QWEN25_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+}
 STEPS = 12
 
 
@@ -117,6 +132,32 @@ def test_every_change_has_its_own_recomputation(folder: Path) -> None:
                 arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
             )
     assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
+
+
+def test_a_7b_model_that_every_chip_holds_whole_ends_at_the_optimizer(tmp_path: Path) -> None:
+    """erfanzar/EasyDeL#255: Qwen2.5-7B on v4-64 loads, and is out of memory while the optimizer's state is initialised.
+
+    The mesh is not in that report; this one has its symptoms. Nothing is compiled: it takes minutes.
+    """
+    model = tmp_path / "qwen2.5-7b"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(QWEN25_7B))
+    config = Claim("inputs", model).config(
+        "plan",
+        accelerator={"type": "v4-64"},
+        mesh={"dp": 32, "fsdp": 1},
+        training={"globalBatchSize": 32, "maxSteps": STEPS},
+        precision={"params": "float32", "compute": "bfloat16"},
+        dpo={"maxPromptLength": 1024, "maxCompletionLength": 1024},
+    )
+    prober = probing.Prober(model, epoch_of(config, None), STEPS, workers.Here(), print)
+    found = prober.probe(config)
+    sizes = {stage.name: stage.device / 2**30 for stage in found.stages}
+    assert found.sizes.elements == pytest.approx(7.616e9, rel=1e-3)
+    assert sizes["loading"] == pytest.approx(28.4, abs=0.1)
+    assert sizes["optimizer initialisation"] == pytest.approx(3 * 28.4, abs=0.3)
+    assert (found.verdict.fits, found.verdict.ends_in) == (False, "optimizer initialisation")
+    assert next(candidates(config)).changes == {"spec.mesh.dp": 1, "spec.mesh.fsdp": 32}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpojob_api.base import ApiModel
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
-from dpojob_api.slice_spec import Launcher, Platform
+from dpojob_api.slice_spec import Launcher, Platform, XlaFlag, XlaValue
 from dpojob_api.spec import (
     AttentionSpec,
     DPOSpec,
@@ -52,6 +52,9 @@ class TrainerConfig(ApiModel):
     tracking: TrackingSpec = Field(description="tracking is spec.tracking.")
     launcher: Launcher = Field(description="launcher is spec.runtime.launcher.")
     platform: Platform = Field(description="platform is spec.runtime.platform.")
+    xla_flags: dict[XlaFlag, XlaValue] = Field(
+        default_factory=dict, description="xlaFlags is spec.runtime.xlaFlags."
+    )
 
     def to_json(self) -> str:
         """Return the file's text; equal configurations give equal text."""
@@ -81,6 +84,7 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
         tracking=spec.tracking,
         launcher=spec.runtime.launcher,
         platform=spec.runtime.platform,
+        xla_flags=spec.runtime.xla_flags or {},
     )
 
 
