@@ -101,10 +101,10 @@ bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a 
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
-bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on SmolLM2-135M; DATA=FILE COLUMN=NAME STEPS=N ROUNDS=N
+bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on SmolLM2-135M; DATA=FILE COLUMN=NAME STEPS=N ROUNDS=N FOLDER=...
 	@$(PY) -m benchmarks.trainer --write --model "$(or $(MODEL),$$($(PY) examples/smollm2/convert.py))" \
 	  --data "$(or $(DATA),examples/data/preferences.jsonl)" --column $(or $(COLUMN),prompt) \
-	  $(if $(STEPS),--steps $(STEPS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	  $(if $(STEPS),--steps $(STEPS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FOLDER),--folder "$(FOLDER)")
 
 bench-plan: venv ## Compare what plans extrapolate from few layers with whole compilations
 	@USE_TORCH=0 $(PY) -m benchmarks.plan
