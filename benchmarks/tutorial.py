@@ -122,19 +122,13 @@ def cut_of(case: Case, config: TrainerConfig, epoch: Epoch, layers: int) -> Cut:
 
 
 def row_of(case: Case) -> dict[str, Any]:
-    """Return a case's estimates."""
-    config, lengths = job(case), histogram()
-    epoch = epoch_of(config, lengths)
+    """Return a case's estimates; EasyDeL's own step pads every pair to the limits."""
+    config = job(case)
     if not case.ours:
-        config = config.model_copy(
-            update={"training": config.training.model_copy(update={"length_buckets": 1})}
-        )
-        epoch = epoch_of(config, lengths)
-    layers = lowering.layers_of(MODEL)
+        training = config.training.model_copy(update={"length_buckets": 1})
+        config = config.model_copy(update={"training": training})
+    epoch, layers = epoch_of(config, histogram()), lowering.layers_of(MODEL)
     cuts = [cut_of(case, config, epoch, count) for count in CUTS]
-    line = line_through(cuts[0].layers, cuts[-1].layers, layers)
-    weights = line(cuts[0].multiplied, cuts[-1].multiplied)
-    steps = [cut.step for cut in cuts]
     found: dict[str, Any] = {
         "name": case.name,
         "setting": case.words,
@@ -142,13 +136,14 @@ def row_of(case: Case) -> dict[str, Any]:
         "tokens_per_step": epoch.tokens,
         "usable_bytes": chips()[config.generation].usable_hbm_bytes,
     }
-    if not all(isinstance(step, Measured) for step in steps):
-        words = [step.words for step in steps if isinstance(step, TooLarge)]
-        return found | {"bytes_per_chip": None, "refused": words[0]}
-    whole = extrapolate(*(Sample(cut.layers, cut.step) for cut in cuts), layers)
-    return (
-        found | {"bytes_per_chip": whole.total, "step": asdict(whole)} | timed(config, epoch, whole, weights)
-    )
+    samples = [Sample(cut.layers, cut.step) for cut in cuts if isinstance(cut.step, Measured)]
+    if len(samples) < len(cuts):
+        return found | {"bytes_per_chip": None}
+    few, more = samples
+    whole = extrapolate(few, more, layers)
+    weights = line_through(few.layers, more.layers, layers)(cuts[0].multiplied, cuts[-1].multiplied)
+    estimates = timed(config, epoch, whole, weights)
+    return found | {"bytes_per_chip": whole.total, "step": asdict(whole)} | estimates
 
 
 def timed(config: TrainerConfig, epoch: Epoch, whole: Measured, weights: float) -> dict[str, float]:

@@ -35,7 +35,8 @@ def in_blocks(native: Callable[..., Any]) -> Callable[..., Any]:
     from easydel.operations._attention_outputs import AttentionOutput
 
     def forward(self: Any, query: Any, key: Any, value: Any, mask_info: Any = None, **rest: Any) -> Any:
-        mesh, mask = self.metadata.mesh, None if mask_info is None else mask_info.attention_mask
+        mesh: Any = self.metadata.mesh
+        mask: Any = None if mask_info is None else mask_info.attention_mask
         if jax.default_backend() != "cpu" or not covered(mesh, query, key, mask, rest):
             return native(self, query, key, value, mask_info, **rest)
         sequences, positions, _, size = query.shape
