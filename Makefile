@@ -109,6 +109,9 @@ bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on
 bench-plan: venv ## Compare what plans extrapolate from few layers with whole compilations
 	@USE_TORCH=0 $(PY) -m benchmarks.plan
 
+bench-scaling: venv ## The same steps on one process, on two and on eight virtual devices; ARGS=...
+	@USE_TORCH=0 $(PY) -m benchmarks.scaling $(ARGS)
+
 bench-tutorial: venv ## Estimate the EasyDeL tutorial's job for its slice, EasyDeL's own step against ours
 	@USE_TORCH=0 $(PY) -m benchmarks.tutorial
 
@@ -145,6 +148,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos test-trainer-kills
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan bench-tutorial demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan bench-tutorial bench-scaling demo test
 
 -include hack/cluster/cluster.mk

@@ -1,6 +1,7 @@
-"""Our trainer as a contender: ``python -m benchmarks.trainers.ours JOB``, the job's defaults on one device.
+"""Our trainer as a contender: ``python -m benchmarks.trainers.ours JOB``, the job's defaults on one device, but that no layer is
+computed again in the backward pass, as for the others.
 
-Options: `resume` goes on where the last run of the same name ended. ``--rows`` only writes ``rows.json``, the token ids of
+A run of the same name goes on where the last one ended. ``--rows`` only writes ``rows.json``, the token ids of
 the pairs that our steps take, for all contenders.
 """
 
