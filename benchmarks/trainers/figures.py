@@ -100,6 +100,7 @@ def _of(contender: Contender, measured: Measured) -> dict[str, Any]:
         "runs": len(runs),
         "pairs_per_s": round(rate, 4),
         "tokens_per_s": round(per_second, 1),
+        "cpu_seconds_per_pair": round(median(busy(one, measured.batch) for one in runs), 3),
         "peak_rss_bytes": max(one.answer["peak_rss_bytes"] for one in runs),
         "gemm_share": round(per_second * 6 * measured.parameters / measured.peak, 4),
         "max_loss_deviation": measured.apart(contender.name, contender.rival),
@@ -113,6 +114,12 @@ def rated(one: Run, batch: int) -> float:
     """Return a run's pairs per second over all steps but the first."""
     later: list[float] = one.answer["seconds"][1:]
     return batch * len(later) / sum(later)
+
+
+def busy(one: Run, batch: int) -> float:
+    """Return a run's seconds of CPU per pair over all steps but the first: what other work beside it disturbs least."""
+    later: list[float] = one.answer["cpu_seconds"][1:]
+    return sum(later) / (batch * len(later))
 
 
 def compiling(one: Run) -> float:
@@ -132,13 +139,18 @@ def table(result: Mapping[str, Any]) -> str:
         f"{setting['prompt']} + {setting['completion']} tokens a run, {setting['batch']} a step, the first step not counted; "
         f"float32 matrix products run at {result['gemm_flops'] / 1e9:.0f} GFLOP/s. Ratios compare, times inform.",
         "",
-        "| contender | runs | pairs/s | tokens/s | peak memory, GB | share of the peak | largest loss deviation (from) "
+        "| contender | runs | pairs/s | CPU s per pair | tokens/s | peak memory, GB | share of the peak | largest loss deviation (from) "
         "| first step cold / warm, s | compile, s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *map(_line, result["contenders"]),
     ]
     rates = {one["name"]: one["pairs_per_s"] for one in result["contenders"]}
-    lines += [line for mine in OURS if mine in rates for line in ("", _ratios(mine, rates))]
+    saved = {one["name"]: 1 / one["cpu_seconds_per_pair"] for one in result["contenders"]}
+    for mine in filter(rates.__contains__, OURS):
+        lines += [
+            "",
+            f"{mine}, pairs per second: {_ratios(mine, rates)}; pairs per second of CPU: {_ratios(mine, saved)}.",
+        ]
     for name, both in result["restart_seconds"].items():
         lines += [
             "",
@@ -152,7 +164,7 @@ def _line(one: Mapping[str, Any]) -> str:
     first = one["first_step_seconds"]
     apart = "" if one["max_loss_deviation"] is None else f"{one['max_loss_deviation']:.1e}"
     return (
-        f"| {one['name']} | {one['runs']} | {one['pairs_per_s']} | {one['tokens_per_s']} "
+        f"| {one['name']} | {one['runs']} | {one['pairs_per_s']} | {one['cpu_seconds_per_pair']} | {one['tokens_per_s']} "
         f"| {one['peak_rss_bytes'] / 1e9:.1f} | {one['gemm_share']} | {apart} ({one['deviation_from']}) "
         f"| {first['cold']} / {first['warm']} | {one['compile_seconds']} |"
     )
@@ -160,4 +172,4 @@ def _line(one: Mapping[str, Any]) -> str:
 
 def _ratios(mine: str, rates: Mapping[str, float]) -> str:
     told = (f"{rates[mine] / rate:.2f} × {other}" for other, rate in rates.items() if other not in OURS)
-    return f"{mine}: {', '.join(told)}."
+    return ", ".join(told)
