@@ -151,6 +151,7 @@ def table(result: Mapping[str, Any]) -> str:
             "",
             f"{mine}, pairs per second: {_ratios(mine, rates)}; pairs per second of CPU: {_ratios(mine, saved)}.",
         ]
+    lines += _bounds({one["name"]: one["gemm_share"] for one in result["contenders"]})
     for name, both in result["restart_seconds"].items():
         lines += [
             "",
@@ -168,6 +169,19 @@ def _line(one: Mapping[str, Any]) -> str:
         f"| {one['peak_rss_bytes'] / 1e9:.1f} | {one['gemm_share']} | {apart} ({one['deviation_from']}) "
         f"| {first['cold']} / {first['warm']} | {one['compile_seconds']} |"
     )
+
+
+def _bounds(shares: Mapping[str, float]) -> list[str]:
+    """Say how far the float32 contenders are from the products that all of them need, if both were measured."""
+    mine, rival = "ours-f32", "trl-f32-best"
+    if not {mine, rival} <= shares.keys():
+        return []
+    return [
+        "",
+        f"The roofline: 6 FLOP per parameter and real token at the measured peak would be {1 / shares[rival]:.1f} × {rival}, "
+        f"without padding, attention, optimizer and anything but matrix products; {mine} is at {shares[mine]:.0%} of it, {rival} "
+        f"at {shares[rival]:.0%}. Twice {rival} takes {2 * shares[rival]:.0%} of the peak.",
+    ]
 
 
 def _ratios(mine: str, rates: Mapping[str, float]) -> str:

@@ -62,4 +62,5 @@ def test_a_contender_without_a_finished_run_has_no_line_and_ratios_are_told() ->
         "ours-f32, pairs per second: 2.67 × trl-f32-best; pairs per second of CPU: 3.00 × trl-f32-best."
         in text
     )
+    assert "is at 48% of it, trl-f32-best at 18%. Twice trl-f32-best takes 36% of the peak" in text
     assert "50.0 s cold, 10.0 s warm (0.20)" in text
