@@ -165,6 +165,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("unknown resource", {"spec.runtime": {"head": {"resources": {"requests": {"cpus": 1}}}}}, "spec.runtime.head.resources.requests", "requests takes cpu, memory"),
     ("unknown resource as a limit", {"spec.runtime": {"head": {"resources": {"limits": {"gpu": 1}}}}}, "spec.runtime.head.resources.limits", "limits takes cpu, memory"),
     ("request above the limit", {"spec.runtime": {"host": {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1024Mi"}}}}}, "spec.runtime.host.resources.requests", "raise the limit or lower the request"),
+    ("unknown option of the TPU compiler", {"spec.runtime": {"xlaFlags": {"xla_tpu_x": "true"}}}, "spec.runtime.xlaFlags", "unknown name"),
+    ("option of the TPU compiler that is no value", {"spec.runtime": {"xlaFlags": {"xla_tpu_scoped_vmem_limit_kib": "64M"}}}, "spec.runtime.xlaFlags[xla_tpu_scoped_vmem_limit_kib]", "must be a string"),
     ("node selector with a bad key", {"spec.runtime": {"head": {"nodeSelector": {"a b": "c"}}}}, "spec.runtime.head.nodeSelector", "must be label keys"),
     ("node selector with a bad value", {"spec.runtime": {"head": {"nodeSelector": {"a": "b c"}}}}, "spec.runtime.head.nodeSelector[a]", "must be a label value"),
     ("toleration of a value that exists", {"spec.runtime": {"head": {"tolerations": [{"key": "a", "value": "b"}]}}}, "spec.runtime.head.tolerations[0].value", "value goes with operator Equal"),

@@ -308,7 +308,7 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
         keys_match(
             "xlaFlags",
             slice_spec.XLA_FLAG_PATTERN,
-            f"runtime.xlaFlags knows {', '.join(slice_spec.XLA_FLAGS)}; set others in LIBTPU_INIT_ARGS with runtime.env",
+            "runtime.xlaFlags has an unknown name (docs/reference/api.md has them); set others as LIBTPU_INIT_ARGS in runtime.env",
         ),
     ),
     slice_spec.HeadSpec: (
