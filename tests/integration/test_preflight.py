@@ -10,7 +10,11 @@ from dpojob_api.status import PlanVerdict
 from tests.integration.world import Object, World
 
 PREFLIGHT: Object = {"dataset": {"gate": {"preflight": True}}}
-REQUIRE: Object = {"plan": {"enforce": "Require"}}
+# No kubelet sees the pod, so that its end can be played.
+REQUIRE: Object = {
+    "plan": {"enforce": "Require"},
+    "runtime": {"head": {"nodeSelector": {"dpojob.test/nowhere": "true"}}},
+}
 SECONDS_WITHOUT_RAYJOB = 15
 
 
@@ -99,7 +103,7 @@ def test_second_job_of_a_folder_waits_until_the_first_is_deleted(world: World, j
 def test_plan_comes_before_the_slice_and_its_verdict_holds_the_job_until_that_is_edited(
     world: World, job: str
 ) -> None:
-    """The Job and its pod are real, but the pod finds no image: the trainer's last word is played."""
+    """The Job and its pod are real, but the pod finds no node: the trainer's last word is played."""
     world.start(job, REQUIRE)
     world.wait_reason(job, "Reconciling", "Planning")
     planner = world.wait("the Job", lambda: world.find("jobs", f"{job}-plan"))
@@ -125,7 +129,7 @@ def pod_of(world: World, job: str) -> Object | None:
 
 
 def leave_word(world: World, pod: Object) -> None:
-    """Let a pod have ended with the trainer's word, since none can run here; the kubelet does not take a final phase back."""
+    """Let a pod have ended with the trainer's word, since none can run here."""
     verdict = PlanVerdict(fits=False, peak_bytes=40, usable_bytes=30, fix="spec.mesh.fsdp: 8")
     words = "The job does not fit. Smallest change tried that fits: spec.mesh.fsdp: 8."
     line = TrainerResult(reason=TrainerReason.SUCCEEDED, message=words, plan=verdict).to_line()
