@@ -240,7 +240,7 @@ def test_next_attempt_waits_and_says_why_and_when():
     assert "HostLost (Infrastructure): gone." in made.message
     assert f"starts at {due:%Y-%m-%dT%H:%M:%SZ}" in made.message
     assert plan(job, observed, due - timedelta(seconds=1)).stage is Stage.BACKING_OFF
-    assert plan(job, observed, due).actions == (Apply(2), Create(2, "example.test/trainer:1"))
+    assert plan(job, observed, due).actions == (Apply(2, absent=True), Create(2, "example.test/trainer:1"))
 
 
 def test_clock_that_was_set_back_does_not_hold_the_next_attempt_back():

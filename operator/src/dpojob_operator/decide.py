@@ -118,7 +118,7 @@ def start(job: DPOJob, observed: Observed, settings: Settings, now: datetime) ->
         number,
         OperatorReason.ATTEMPT_CREATED,
         f"RayJob {name} is created.",
-        (Apply(number), Create(number, image, prerequisites.kueue)),
+        (Apply(number, observed.config_map is None), Create(number, image, prerequisites.kueue)),
     )
 
 

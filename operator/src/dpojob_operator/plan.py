@@ -51,6 +51,8 @@ class Apply:
     """Bring the attempt's ConfigMap to its desired state."""
 
     attempt: int
+    absent: bool = False
+    """Whether there is none, so that it can be created, which costs the API server less."""
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,8 @@ class Reconciler:
         key = (job.metadata.namespace, job.metadata.name)
         if self._glance is None or not freshness.is_first(plan) or self._glance.has_made(key):
             raise StaleError(plan.reason)
+        if self._glance.is_current(key[0]):
+            return
         now = await self._api.get(kube.DPOJOBS, *key)
         if now["metadata"].get("resourceVersion") != job.metadata.resource_version:
             raise StaleError("the job has changed")
@@ -177,8 +179,10 @@ class Reconciler:
     async def _act(self, job: DPOJob, action: Action) -> None:
         namespace = job.metadata.namespace
         match action:
-            case Apply(attempt):
-                await self._api.apply(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
+            case Apply(attempt, absent):
+                # If it is there after all, the conflict leads to another look: it may be somebody else's.
+                write = self._api.create if absent else self._api.apply
+                await write(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
             case Create(attempt, image, queued):
                 await self._create(kube.RAYJOBS, rayjob.build_rayjob(job, attempt, image, queued))
             case Check(attempt, image):
