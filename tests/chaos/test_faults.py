@@ -104,16 +104,17 @@ async def harmed_at_step_10(cell: Cell, name: str, harm: Callable[[], Awaitable[
     return await life
 
 
-@pytest.mark.parametrize("status", [0, 503])
-async def test_api_server_away_for_a_while(cell: Cell, status: int) -> None:
+@pytest.mark.parametrize(("status", "name"), [(0, "preempted"), (503, "preempted"), (0, "succeed")])
+async def test_api_server_away_for_a_while(cell: Cell, status: int, name: str) -> None:
     async def harm() -> None:
         cell.proxy.down_status, cell.proxy.down = status, True
         cell.proxy.cut_watches()
         await asyncio.sleep(OUTAGE_SECONDS)
         cell.proxy.down = False
 
-    outcome = await harmed_at_step_10(cell, "preempted", harm)
-    assert_undisturbed("preempted", outcome)
+    cell.away_seconds = OUTAGE_SECONDS
+    outcome = await harmed_at_step_10(cell, name, harm)
+    assert_undisturbed(name, outcome)
     assert cell.operator.starts == 1, cell.operator.tail()
 
 
@@ -143,6 +144,8 @@ async def test_operators_clock_steps(cell: Cell, name: str, seconds: int) -> Non
     async def harm() -> None:
         for number, stage in enumerate(stages):
             await cell.until(stage, lambda status, stage=stage: status.get("summary") == stage)  # type: ignore[misc]
+            if not number:
+                await cell.edit({"progress": {"stallSeconds": CLOCK_STEP_SECONDS // 2}})
             cell.operator.step_clock(0 if number else seconds)
 
     cell.begin()

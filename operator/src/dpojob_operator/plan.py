@@ -20,6 +20,7 @@ class Stage(Enum):
     SUSPENDED = auto()
     QUEUED = auto()
     CHECKING = auto()
+    PLANNING = auto()
     CREATED = auto()
     STARTING = auto()
     RUNNING = auto()
@@ -42,6 +43,7 @@ class Kind(Enum):
     RAY_JOB = auto()
     RAY_CLUSTER = auto()
     CHECK = auto()
+    PLAN = auto()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Create the Job that plans the attempt."""
+
+    attempt: int
+    image: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Have KubeRay take the pods of a RayJob down, which lets the trainer save first."""
 
@@ -87,7 +97,7 @@ class Delete:
     uid: str | None = None
 
 
-Action = Apply | Create | Check | Stop | Delete
+Action = Apply | Create | Check | Estimate | Stop | Delete
 
 
 @dataclass(frozen=True)
