@@ -101,13 +101,22 @@ bench-operator: venv ## Measure many jobs at once against Kubeflow Trainer on a 
 bench-kills: venv ## Kill runs on one host and on two at random moments and compare them with the uninterrupted one
 	@$(JAX_ENV) $(PY) -m benchmarks.kills
 
-bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on SmolLM2-135M; DATA=FILE COLUMN=NAME STEPS=N ROUNDS=N
+bench-trainer: venv .tools/trl/.stamp ## Our trainer, TRL's and stock EasyDeL on SmolLM2-135M; DATA=FILE COLUMN=NAME STEPS=N ROUNDS=N FOLDER=...
 	@$(PY) -m benchmarks.trainer --write --model "$(or $(MODEL),$$($(PY) examples/smollm2/convert.py))" \
 	  --data "$(or $(DATA),examples/data/preferences.jsonl)" --column $(or $(COLUMN),prompt) \
-	  $(if $(STEPS),--steps $(STEPS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	  $(if $(STEPS),--steps $(STEPS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FOLDER),--folder "$(FOLDER)")
 
 bench-plan: venv ## Compare what plans extrapolate from few layers with whole compilations
 	@USE_TORCH=0 $(PY) -m benchmarks.plan
+
+bench-scaling: venv ## The same steps on one process, on two and on eight virtual devices; ARGS=...
+	@USE_TORCH=0 $(PY) -m benchmarks.scaling $(ARGS)
+
+bench-tutorial: venv ## Estimate the EasyDeL tutorial's job for its slice, EasyDeL's own step against ours
+	@USE_TORCH=0 $(PY) -m benchmarks.tutorial
+
+bench-plan-bounds: venv ## Compare the compiler's estimated cycles with bounds counted by hand
+	@USE_TORCH=0 $(PY) -m benchmarks.bounds
 
 # Their control plane is their own: nothing of the local cluster but its programs.
 test-chaos: venv ## The operator killed at 300 of its API calls, on a private control plane
@@ -142,6 +151,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos test-trainer-kills
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan bench-plan-bounds bench-tutorial bench-scaling demo test
 
 -include hack/cluster/cluster.mk

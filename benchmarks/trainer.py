@@ -3,6 +3,8 @@
 Each run is a process of its own, repetitions of the contenders alternate, and the machine's float32 matrix product rate is
 measured before each round. Pairs of similar length lie side by side in the batches of all but the stock contenders, which
 take the same pairs in the file's order. Writes benchmarks/results/trainer.json and the table in docs/benchmarks.md.
+
+``--folder`` keeps every run's answer, and the same command on the same folder does only the runs that are missing.
 """
 
 import argparse
@@ -13,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from tests.trainer import tiny_models
 from tests.trainer.jobs import write_pairs
 
 from benchmarks import document
+from benchmarks.trainers.figures import Contender, Measured, Run, figures, table
 from benchmarks.trainers.job import Job
 from dpojob_api.slice_spec import Platform
 from dpojob_trainer.host import launch_environment
@@ -34,30 +39,6 @@ SECONDS = 3600
 # Fields of a job that differ from contender to contender.
 UNSET = {"name", "folder", "result", "order", "dtype", "options"}
 
-
-@dataclass(frozen=True)
-class Contender:
-    """Who takes part, and how it is started.
-
-    Attributes:
-        name: in the table.
-        program: file or module below benchmarks/trainers.
-        dtype: what it computes in.
-        order: of the pairs, see `Job`.
-        tuned: whether it has the allocator that our hosts have.
-        rival: whose losses its own are compared with.
-        options: its own settings.
-    """
-
-    name: str
-    program: str
-    dtype: str
-    order: str
-    tuned: bool
-    rival: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 STOCK = {"precompute": False, "attention": "eager"}
 BEST = {"precompute": True, "attention": "sdpa"}
 LIST = (
@@ -68,15 +49,6 @@ LIST = (
     Contender("ours-f32", "ours", "float32", "gathered", True, "trl-f32-best"),
     Contender("ours-bf16", "ours", "bfloat16", "gathered", True, "trl-f32-best"),
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one process has measured; `first` and `whole` are seconds from its start to the first step's end and to its own."""
-
-    answer: dict[str, Any]
-    first: float
-    whole: float
 
 
 @dataclass(frozen=True)
@@ -142,7 +114,7 @@ def started(arguments: list[str], env: dict[str, str]) -> str:
     return done.stdout
 
 
-def run(contender: Contender, job: Job) -> Run:
+def timed(contender: Contender, job: Job) -> Run:
     """Run one contender once."""
     file = Path(job.folder) / f"{contender.name}.job.json"
     job.write(file)
@@ -158,135 +130,88 @@ def gemm_peak() -> float:
     return float(started([sys.executable, "-m", "benchmarks.trainers.gemm"], environment(False)))
 
 
-def forget(bench: Bench, contender: Contender, *parts: str) -> None:
-    """Remove parts of one of our outputs."""
-    for part in parts:
-        shutil.rmtree(bench.folder / contender.name / part, ignore_errors=True)
+def kept(file: Path, measure: Callable[[], Any]) -> Any:
+    """Return what a file of the folder says; if it is not there, measure and write it."""
+    if not file.exists():
+        found = measure()
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(found))
+        partial.rename(file)
+    return json.loads(file.read_text())
 
 
-def rounds(bench: Bench, count: int) -> tuple[dict[str, list[Run]], list[float]]:
-    """Run all contenders `count` times in turn; our compiled programs and reference stay from round to round."""
+def run(bench: Bench, contender: Contender, tag: str, steps: int, *lost: str) -> Run:
+    """Return a run of a contender, whose output first loses parts; a run that the folder has is not repeated."""
+    job = replace(bench.job(contender, tag), steps=steps)
+
+    def measure() -> dict[str, Any]:
+        for part in lost:
+            shutil.rmtree(bench.folder / contender.name / part, ignore_errors=True)
+        found = timed(contender, job)
+        print(f"{tag}: {contender.name} {found.whole:.0f} s", flush=True)
+        return asdict(found)
+
+    return Run(**kept(Path(job.result).with_suffix(".run.json"), measure))
+
+
+def rounds(bench: Bench, count: int) -> Iterator[tuple[dict[str, list[Run]], list[float]]]:
+    """Run all contenders `count` times in turn and yield what is there after each run.
+
+    Our compiled programs and reference stay from round to round.
+    """
     found: dict[str, list[Run]] = {one.name: [] for one in bench.contenders()}
-    peaks = []
+    peaks: list[float] = []
     for number in range(count):
-        peaks.append(gemm_peak())
+        peaks.append(kept(bench.folder / f"gemm-{number}.json", gemm_peak))
         for contender in bench.contenders():
-            forget(bench, contender, "checkpoints")
-            found[contender.name].append(run(contender, bench.job(contender, str(number))))
-            print(f"round {number + 1}: {contender.name} {found[contender.name][-1].whole:.0f} s", flush=True)
-    return found, peaks
+            found[contender.name].append(run(bench, contender, str(number), bench.base.steps, "checkpoints"))
+            yield found, peaks
 
 
 def restarts(bench: Bench, contender: Contender) -> dict[str, float]:
-    """Return the seconds from a process's start to the end of the step after a checkpoint, with and without what is kept."""
-    steps, found = bench.base.steps, {}
-    for tag, lost in (("warm", ()), ("cold", ("compile-cache", "reference"))):
-        forget(bench, contender, f"checkpoints/step_{steps + 1}", *lost)
-        job = replace(bench.job(contender, tag), steps=steps + 1)
-        found[tag] = round(run(contender, job).first, 1)
-    return found
+    """Return the seconds from a process's start to the end of the step after a checkpoint, with and without what is kept.
 
-
-def tokens(rows: list[dict[str, list[int]]]) -> int:
-    """Return the tokens of both sequences of each pair, without padding."""
-    return sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
-
-
-def figures(bench: Bench, found: dict[str, list[Run]], peak: float, parameters: int) -> list[dict[str, Any]]:
-    """Return one object per contender. The first step of a run is left out of its rate, since it compiles.
-
-    The share of the peak counts 6 FLOP per parameter and token that is no padding, which leaves attention out.
+    A first restart, which is not counted, leaves the new step's programs and reference behind.
     """
-    rows = {
-        order: json.loads((bench.folder / "rows.json").read_text())[order] for order in ("gathered", "file")
+    steps, lost = bench.base.steps, {"first": (), "warm": (), "cold": ("compile-cache", "reference")}
+    found = {
+        tag: round(run(bench, contender, tag, steps + 1, f"checkpoints/step_{steps + 1}", *parts).first, 1)
+        for tag, parts in lost.items()
     }
-    losses = {name: runs[0].answer["losses"] for name, runs in found.items()}
-    listed = []
-    for contender in bench.contenders():
-        runs = found[contender.name]
-        rate = median(rated(one, bench.base.batch) for one in runs)
-        measured = rows[contender.order][bench.base.batch :]
-        per_pair = tokens(measured) / len(measured)
-        rival = losses.get(contender.rival)
-        apart = (
-            None
-            if rival is None
-            else max(abs(a - b) for a, b in zip(losses[contender.name], rival, strict=True))
-        )
-        listed.append(
-            {
-                "name": contender.name,
-                "dtype": contender.dtype,
-                "pairs_per_s": round(rate, 4),
-                "tokens_per_s": round(rate * per_pair, 1),
-                "peak_rss_bytes": max(one.answer["peak_rss_bytes"] for one in runs),
-                "gemm_share": round(rate * per_pair * 6 * parameters / peak, 4),
-                "max_loss_deviation": apart,
-                "deviation_from": contender.rival,
-                "first_step_seconds": {"cold": round(runs[0].first, 1), "warm": round(runs[-1].first, 1)},
-                "compile_seconds": compiling(runs[0]),
-            }
-        )
-    return listed
-
-
-def rated(one: Run, batch: int) -> float:
-    """Return a run's pairs per second over all steps but the first."""
-    later: list[float] = one.answer["seconds"][1:]
-    return batch * len(later) / sum(later)
-
-
-def compiling(one: Run) -> float:
-    """Return the seconds of compilation: what the contender tells, or what its first step takes longer."""
-    told = one.answer["compile_seconds"]
-    seconds: list[float] = one.answer["seconds"]
-    return round(max(seconds[0] - median(seconds[1:]), 0.0) if told is None else told, 1)
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the Markdown of the results."""
-    setting = result["setting"]
-    lines = [
-        "## Trainer",
-        "",
-        f"`make bench-trainer`: {setting['model']}, {setting['pairs']} pairs of {setting['data']} at most "
-        f"{setting['prompt']} + {setting['completion']} tokens, {setting['batch']} a step, {setting['rounds']} rounds; "
-        f"float32 matrix products run at {result['gemm_flops'] / 1e9:.0f} GFLOP/s. Ratios compare, times inform.",
-        "",
-        "| contender | pairs/s | tokens/s | peak memory, GB | share of the peak | largest loss deviation (from) "
-        "| first step cold / warm, s | compile, s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for one in result["contenders"]:
-        first = one["first_step_seconds"]
-        apart = "" if one["max_loss_deviation"] is None else f"{one['max_loss_deviation']:.1e}"
-        lines.append(
-            f"| {one['name']} | {one['pairs_per_s']} | {one['tokens_per_s']} | {one['peak_rss_bytes'] / 1e9:.1f} "
-            f"| {one['gemm_share']} | {apart} ({one['deviation_from']}) | {first['cold']} / {first['warm']} "
-            f"| {one['compile_seconds']} |"
-        )
-    for name, both in result["restart_seconds"].items():
-        lines += ["", f"Restart of {name} to its next step: {both['cold']} s cold, {both['warm']} s warm."]
-    return "\n".join(lines) + "\n"
+    return {tag: found[tag] for tag in ("cold", "warm")}
 
 
 def prepared(args: argparse.Namespace, folder: Path) -> Bench:
-    """Put model and pairs into the folder and have our side write the rows."""
-    if args.model is None:
-        tiny_models.write_model(folder / "model", tiny_models.LLAMA)
-        write_pairs(folder / "pairs.jsonl", args.steps * args.batch * 2)
-    else:
-        (folder / "model").symlink_to(args.model.resolve())
-        (folder / f"pairs{args.data.suffix}").symlink_to(args.data.resolve())
+    """Put model and pairs into the folder, unless they are there, and have our side write the rows.
+
+    Raises:
+        SystemExit: the folder is of another setting.
+    """
     lengths = {"prompt": args.prompt, "completion": args.completion, "learning_rate": args.learning_rate}
     base = Job("", str(folder), "", "", "", steps=args.steps, batch=args.batch, **lengths)
     suffix = ".jsonl" if args.model is None else args.data.suffix
     bench = Bench(folder, base, suffix, "prompt" if args.model is None else args.column, tuple(args.only))
-    ours = next(one for one in LIST if one.program == "ours")
-    file = folder / "rows.job.json"
-    bench.job(ours, "rows").write(file)
-    started([*command(ours, file), "--rows"], environment(False))
+    told = {"base": asdict(base), "model": str(args.model), "data": str(args.data), "column": args.column}
+    if kept(folder / "setting.json", lambda: told) != told:
+        raise SystemExit(f"{folder} holds runs of another setting; name another --folder")
+    if not (folder / "rows.json").exists():
+        provide(args, folder)
+        ours = next(one for one in LIST if one.program == "ours")
+        file = folder / "rows.job.json"
+        bench.job(ours, "rows").write(file)
+        started([*command(ours, file), "--rows"], environment(False))
     return bench
+
+
+def provide(args: argparse.Namespace, folder: Path) -> None:
+    """Put model and pairs into the folder."""
+    if args.model is None:
+        tiny_models.write_model(folder / "model", tiny_models.LLAMA)
+        write_pairs(folder / "pairs.jsonl", args.steps * args.batch * 2)
+        return
+    for name, target in {"model": args.model, f"pairs{args.data.suffix}": args.data}.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target.resolve())
 
 
 def parameter_count(folder: Path) -> int:
@@ -297,11 +222,7 @@ def parameter_count(folder: Path) -> int:
     for file in sorted((folder / "model").glob("*.safetensors")):
         with safe_open(file, "np") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-        for shape in shapes:
-            size = 1
-            for side in shape:
-                size *= side
-            total += size
+        total += sum(prod(shape) for shape in shapes)
     return total
 
 
@@ -320,8 +241,45 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--completion", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--only", nargs="*", default=[], choices=[one.name for one in LIST])
-    parser.add_argument("--write", action="store_true", help="write results and document")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps every run's answer; a second call does what is missing"
+    )
+    parser.add_argument("--write", action="store_true", help="write results and document, after each run")
     return parser.parse_args()
+
+
+@contextmanager
+def folder_of(args: argparse.Namespace) -> Iterator[Path]:
+    """Yield the folder that keeps the runs, or one that is removed at the end."""
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        yield args.folder.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="dpojob-bench-") as scratch:
+        yield Path(scratch)
+
+
+def results(args: argparse.Namespace, bench: Bench) -> Iterator[dict[str, Any]]:
+    """Yield what is measured so far, after each run."""
+    setting = asdict(bench.base) | {
+        "model": args.model.name if args.model else "tiny",
+        "data": args.data.name if args.data else "made up",
+        "rounds": args.rounds,
+        "pairs": args.steps * args.batch,
+    }
+    rows, parameters = json.loads((bench.folder / "rows.json").read_text()), parameter_count(bench.folder)
+    result: dict[str, Any] = {}
+    for found, peaks in rounds(bench, args.rounds):
+        measured = Measured(found, rows, bench.base.batch, max(peaks), parameters)
+        result = {
+            "setting": {key: setting[key] for key in sorted(setting) if key not in UNSET},
+            "gemm_flops": max(peaks),
+            "contenders": figures(LIST, measured),
+            "restart_seconds": {},
+        }
+        yield result
+    again = [one for one in bench.contenders() if one.name == "ours-f32"]
+    yield result | {"restart_seconds": {one.name: restarts(bench, one) for one in again}}
 
 
 def main() -> None:
@@ -329,26 +287,13 @@ def main() -> None:
     args = arguments()
     if not TRL_PYTHON.exists():
         raise SystemExit(f"{TRL_PYTHON} does not exist; `make .tools/trl/.stamp` installs TRL")
-    with tempfile.TemporaryDirectory(prefix="dpojob-bench-") as scratch:
-        bench = prepared(args, Path(scratch))
-        found, peaks = rounds(bench, args.rounds)
-        again = [one for one in bench.contenders() if one.name == "ours-f32"]
-        setting = asdict(bench.base) | {
-            "model": args.model.name if args.model else "tiny",
-            "data": args.data.name if args.data else "made up",
-            "rounds": args.rounds,
-            "pairs": args.steps * args.batch,
-        }
-        result = {
-            "setting": {key: setting[key] for key in sorted(setting) if key not in UNSET},
-            "gemm_flops": max(peaks),
-            "contenders": figures(bench, found, max(peaks), parameter_count(bench.folder)),
-            "restart_seconds": {one.name: restarts(bench, one) for one in again},
-        }
-    print(table(result))
-    if args.write:
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-        document.keep("trainer", table(result))
+    with folder_of(args) as folder:
+        for result in results(args, prepared(args, folder)):
+            text = table(result)
+            if args.write:
+                RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+                document.keep("trainer", text)
+    print(text)
 
 
 if __name__ == "__main__":

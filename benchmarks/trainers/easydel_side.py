@@ -93,15 +93,16 @@ def main() -> None:
     class Timed(ed.DPOTrainer):  # type: ignore[misc]
         """Times the steps and keeps their losses."""
 
-        began = 0.0
+        began, used = 0.0, 0.0
 
         def on_step_start(self, state: Any, step: int) -> Any:
-            self.began = time.perf_counter()
+            self.began, self.used = time.perf_counter(), time.process_time()
             return state
 
         def on_step_end(self, state: Any, metrics: Any, step: int) -> Any:
             answer.losses.append(float(metrics.loss))
             answer.seconds.append(time.perf_counter() - self.began)
+            answer.cpu_seconds.append(time.process_time() - self.used)
             answer.times.append(time.time())
             return state, metrics
 

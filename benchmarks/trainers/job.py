@@ -62,6 +62,7 @@ class Answer:
     Attributes:
         losses: of each step.
         seconds: of each step; the first ones may compile.
+        cpu_seconds: of the process from the end of the step before, or the step's begin, to each step's end.
         times: when each step ended, in seconds since 1970.
         compile_seconds: spent compiling, as far as the contender tells.
         peak_rss_bytes: largest resident memory of the process.
@@ -69,6 +70,7 @@ class Answer:
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     compile_seconds: float | None = None
     peak_rss_bytes: int = 0

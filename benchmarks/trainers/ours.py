@@ -1,6 +1,7 @@
-"""Our trainer as a contender: ``python -m benchmarks.trainers.ours JOB``, the job's defaults on one device.
+"""Our trainer as a contender: ``python -m benchmarks.trainers.ours JOB``, the job's defaults on one device, but that no layer is
+computed again in the backward pass, as for the others.
 
-Options: `resume` goes on where the last run of the same name ended. ``--rows`` only writes ``rows.json``, the token ids of
+A run of the same name goes on where the last one ended. ``--rows`` only writes ``rows.json``, the token ids of
 the pairs that our steps take, for all contenders.
 """
 
@@ -66,17 +67,19 @@ def run(claim: Claim, job: Job, answer: Answer) -> None:
     """Train and keep what the trainer tells."""
     from dpojob_trainer.training import run as training
 
-    phase, since, compiling = "", 0.0, 0.0
+    phase, since, compiling, used = "", 0.0, 0.0, 0.0
 
     def hear(event: Event) -> None:
-        nonlocal phase, since, compiling
+        nonlocal phase, since, compiling, used
         if isinstance(event, Phase):
             compiling += time.perf_counter() - since if phase == "compiling" else 0.0
             phase, since = event.name, time.perf_counter()
         if isinstance(event, Step):
             answer.losses.append(event.numbers["loss"])
             answer.seconds.append(event.numbers["seconds"])
+            answer.cpu_seconds.append(time.process_time() - used)
             answer.times.append(time.time())
+            used = time.process_time()
 
     config = configuration(claim, job)
     store.open_store(config.output.uri).claim(config.job.uid, config.job.name)

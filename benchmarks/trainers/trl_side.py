@@ -29,15 +29,16 @@ class Clock(TrainerCallback):  # type: ignore[misc]
     """Times the steps and keeps their losses."""
 
     def __init__(self, answer: Any) -> None:
-        self.answer, self.began = answer, 0.0
+        self.answer, self.began, self.used = answer, 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock."""
-        self.began = time.perf_counter()
+        self.began, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop it."""
         self.answer.seconds.append(time.perf_counter() - self.began)
+        self.answer.cpu_seconds.append(time.process_time() - self.used)
         self.answer.times.append(time.time())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:

@@ -38,6 +38,7 @@ EDITABLE: dict[str, Any] = {
     "budget": {"chipHours": 12.5},
     "progress": {"stallSeconds": 900},
     "guards": {"rewardAccuracy": {}, "learningRateFactor": 0.1},
+    "plan": {"enforce": "Require"},
 }
 
 

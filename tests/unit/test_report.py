@@ -162,6 +162,21 @@ def test_it_shows_completions_and_how_their_length_changed(page: Page) -> None:
     )
 
 
+def test_it_holds_the_run_against_its_plan() -> None:
+    numbers = {"peak_bytes": 20 * 2**30, "usable_bytes": 30 * 2**30, "step_seconds": 1.6, "hours": 1.5}
+    config = configuration(FSDP)
+    assert "What was planned" not in Page(report.render(config, summary(), lines())).text
+    config = config.model_copy(update={"plan": config.plan.model_copy(update=numbers)})
+    text = Page(report.render(config, summary(matchesPlan=False), lines())).text
+    for told in (
+        "20 of 30\u00a0GiB",
+        "2\u00a0s on average (+25\u00a0%)",
+        "1\u00a0h 30\u00a0min",
+        "another one",
+    ):
+        assert told.replace("\u00a0", " ") in text.replace("\u00a0", " ")
+
+
 def test_text_of_strangers_stays_text() -> None:
     hostile = sample(prompt=HOSTILE, before=HOSTILE, after=HOSTILE, chosen=HOSTILE, rejected=HOSTILE)
     found = summary(samples=samples(hostile), lineage={"model": HOSTILE}, versions={HOSTILE: HOSTILE})

@@ -21,6 +21,8 @@ LENGTH_CORRELATION: Final = "dpojob_length_correlation"
 GRAD_NORM: Final = "dpojob_grad_norm"
 LEARNING_RATE: Final = "dpojob_learning_rate"
 STEP_SECONDS: Final = "dpojob_step_seconds"
+MEAN_STEP_SECONDS: Final = "dpojob_mean_step_seconds"
+PLAN_MATCHES: Final = "dpojob_plan_matches"
 TOKENS_PER_SECOND: Final = "dpojob_tokens_per_second"
 PADDED_TOKENS_PER_SECOND: Final = "dpojob_padded_tokens_per_second"
 MFU: Final = "dpojob_mfu"
@@ -82,6 +84,8 @@ HELP: Final[dict[str, str]] = {
     GRAD_NORM: "Global gradient norm of the newest step, before clipping.",
     LEARNING_RATE: "Learning rate of the newest step.",
     STEP_SECONDS: "Seconds of the newest step.",
+    MEAN_STEP_SECONDS: "Mean seconds of the attempt's steps but the first, from the twentieth step on.",
+    PLAN_MATCHES: "1 if the step is the one that was planned (status.plan.fingerprint), 0 if not; absent without a plan.",
     TOKENS_PER_SECOND: "Tokens of the newest step, padding left out, by its seconds.",
     PADDED_TOKENS_PER_SECOND: "Tokens of the newest step, padding included, by its seconds.",
     MFU: "Model FLOPs utilisation of the newest step, padding left out, as a share of 1; absent on a CPU.",

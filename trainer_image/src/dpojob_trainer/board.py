@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
+from statistics import fmean
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,11 +22,13 @@ from dpojob_trainer.progress import (
     Event,
     Numbers,
     Phase,
+    Planned,
     Saved,
     Step,
     eta_seconds,
 )
 
+STEPS_OF_A_MEAN = 20
 RECORDED_VARIABLE = "HTTP_" + RECORDED_HEADER.upper().replace("-", "_")
 """The header's name in a WSGI environment."""
 TRAIN_GAUGES = {
@@ -119,6 +122,8 @@ class Board(Collector):
                     self._done(step, total)
                 case Saved(step, when):
                     self._gauges |= {metrics.CHECKPOINT_STEP: step, metrics.CHECKPOINT_TIME: when}
+                case Planned(matches):
+                    self._gauges[metrics.PLAN_MATCHES] = float(matches)
                 case Step():
                     self._step(event)
                 case Evaluation(_, numbers):
@@ -135,6 +140,8 @@ class Board(Collector):
         later, remaining = self._durations[1:], event.total - event.step
         if later or not remaining:
             self._gauges[metrics.ETA_SECONDS] = eta_seconds(remaining, later)
+        if len(later) >= STEPS_OF_A_MEAN - 1:
+            self._gauges[metrics.MEAN_STEP_SECONDS] = fmean(later)
 
     def _done(self, step: int, total: int) -> None:
         self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}

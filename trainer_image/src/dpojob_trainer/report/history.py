@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 Numbers = dict[str, float]
@@ -42,6 +42,11 @@ class History:
             if step.get("tokens") and step.get("seconds")
         ]
         return median(rates) if rates else None
+
+    def mean_seconds(self) -> float | None:
+        """Return the mean duration of the steps."""
+        found = [seconds for _, seconds in self.durations()]
+        return fmean(found) if found else None
 
     def durations(self) -> Points:
         """Return the steps' seconds."""

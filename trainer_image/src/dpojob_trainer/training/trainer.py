@@ -31,6 +31,7 @@ from dpojob_trainer.training.lengths import centred
 from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
+from dpojob_trainer.training.planned import Comparison
 from dpojob_trainer.training.program import Program, compile_all
 from dpojob_trainer.training.reference import Scores
 from dpojob_trainer.training.step import StepFunctions, jitted
@@ -87,6 +88,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         self.hooks = hooks
         self.scores: Scores | None = None
         self.scores_from: str | None = None
+        self.comparison = Comparison(None, lambda found: None)
         self._alone = reference is None
         # Without a reference EasyDeL would copy the policy; naming the policy itself avoids the copy.
         super().__init__(arguments, model, reference or model, tokenizer)
@@ -151,9 +153,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def _compile(self, state: Any) -> None:
         """Compile the steps of all shapes before the first one."""
         training, reference = self.sharded_training_step_function, self.reference_state
+        longest_first = reversed(self.batches.shapes)
         tasks = training.lowered(
-            [(state, self._blank(shape, self.batches.size), reference) for shape in self.batches.shapes]
+            [(state, self._blank(shape, self.batches.size), reference) for shape in longest_first],
+            self.comparison.see,
         )
+        self.comparison.conclude()
         if self.evaluation is not None:
             size = self.evaluation.size
             weights = jax.ShapeDtypeStruct((size,), jnp.float32)

@@ -8,7 +8,7 @@ from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.weights import rotary
+from dpojob_trainer.weights import attention, rotary
 from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
@@ -37,6 +37,7 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     config_class, module_class = classes_of(settings)
     _check_devices(config, jax.device_count())
     rotary.keep_table_in_float32()
+    attention.use_on_cpu()
     own = {key: value for key, value in settings.items() if key not in FOREIGN_KEYS} | NO_DROPOUT
     positions = config.attention.max_positions or 0
     module_config = config_class.from_dict(rotary.checked(full_attention(own, positions), positions))
