@@ -13,10 +13,11 @@ import pytest
 
 from tests.chaos.cell import Cell
 from tests.chaos.control_plane import ControlPlane
-from tests.chaos.lives import LIVES, Life, Outcome, live
+from tests.chaos.lives import LIVES, Life, Outcome, live, suspend_and_resume
 from tests.chaos.operators import Operator
 from tests.chaos.points import at_random
 from tests.chaos.proxy import Harm
+from tests.chaos.runs import Fate
 
 pytestmark = pytest.mark.slow
 
@@ -144,8 +145,6 @@ async def test_operators_clock_steps(cell: Cell, name: str, seconds: int) -> Non
     async def harm() -> None:
         for number, stage in enumerate(stages):
             await cell.until(stage, lambda status, stage=stage: status.get("summary") == stage)  # type: ignore[misc]
-            if not number:
-                await cell.edit({"progress": {"stallSeconds": CLOCK_STEP_SECONDS // 2}})
             cell.operator.step_clock(0 if number else seconds)
 
     cell.begin()
@@ -154,6 +153,21 @@ async def test_operators_clock_steps(cell: Cell, name: str, seconds: int) -> Non
         outcome = await live(cell, LIVES[name])
     assert_undisturbed(name, outcome)
     assert time.monotonic() - began < CLOCK_STEP_SECONDS, "it waited until the clock was back"
+
+
+async def test_run_that_stands_still_for_a_moment_outlives_a_step_of_the_clock(cell: Cell) -> None:
+    """Between two looks at the same step the operator's clock goes by more than ``stallSeconds``."""
+
+    async def user(cell: Cell) -> None:
+        await cell.until("step 20", lambda status: (status.get("progress") or {}).get("step", 0) >= 20)
+        cell.operator.step_clock(CLOCK_STEP_SECONDS)
+        await cell.edit({"progress": {"stallSeconds": CLOCK_STEP_SECONDS // 2}})
+        await cell.until("a look", lambda status: status.get("observedGeneration", 0) >= 2)
+        await suspend_and_resume(cell)
+
+    cell.begin()
+    outcome = await live(cell, Life("standing still", {1: Fate("hold", 20)}, user))
+    assert_undisturbed("suspended and resumed", outcome)
 
 
 @pytest.mark.parametrize("name", COMPLETE)

@@ -326,12 +326,12 @@ def test_gradient_accumulation_changes_nothing(
         for line in [line for line in claim.metrics(output) if "loss" in line][1:]:
             place = line["step"] - 1 + (3 if output == "parts" else 0)
             assert_moments(line, *per_step[place])
-    for one, two in zip(whole.events, parts.events, strict=True):
-        if isinstance(one, Step) and isinstance(two, Step):
-            # Of the first step's pairs, which are tied, rounding decides which one is ahead.
-            ahead = ["rewards/accuracies"] if one.step > 1 else []
-            for name in ("loss", *ahead, "rewards/margins", "grad_norm"):
-                assert one.numbers[name] == pytest.approx(two.numbers[name], abs=1e-4), name
+    both = ([event for event in run.events if isinstance(event, Step)] for run in (whole, parts))
+    for one, two in zip(*both, strict=True):
+        # Of the first step's pairs, which are tied, rounding decides which one is ahead.
+        ahead = ["rewards/accuracies"] if one.step > 1 else []
+        for name in ("loss", *ahead, "rewards/margins", "grad_norm"):
+            assert one.numbers[name] == pytest.approx(two.numbers[name], abs=1e-4), name
 
 
 def test_short_batches_have_the_losses_of_padded_ones_and_all_programs_come_first(
