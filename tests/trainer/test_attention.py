@@ -61,9 +61,9 @@ def with_gradients(function: Attention, given: Arrays) -> list[np.ndarray]:
     return [np.asarray(array) for array in jax.jit(both)(*inputs)]
 
 
-@pytest.mark.parametrize("positions", [7, 80])
-@pytest.mark.parametrize("key_heads", [2, 6])
-@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(
+    ("positions", "key_heads", "left"), [(7, 2, False), (7, 6, True), (80, 2, True), (80, 6, False)]
+)
 def test_blocks_have_the_numbers_and_gradients_of_plain_attention(
     positions: int, key_heads: int, left: bool
 ) -> None:

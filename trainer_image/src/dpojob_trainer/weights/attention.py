@@ -84,6 +84,7 @@ def on_mesh(mesh: Any, scale: float, query: Any, key: Any, value: Any, kept: Any
     )(query, key, value, kept)
 
 
+@partial(jax.jit, static_argnums=0)
 def causal(scale: float, query: jax.Array, key: jax.Array, value: jax.Array, kept: jax.Array) -> jax.Array:
     """Return what every query takes from the values at its own and earlier positions, float32.
 
