@@ -140,6 +140,7 @@ class Ours(Processes):
             "dataset": {"uri": "hf://org/data"},
             "accelerator": {"type": "v4-16"},
             "output": {"uri": f"gs://bucket/{name}"},
+            "plan": {"enforce": "Off"},
             "runtime": {"image": "localhost/absent:none", "platform": "cpu"},
         }
         meta = {"name": name, "namespace": namespace}

@@ -1,7 +1,7 @@
 """``make bench-plan``: what a plan extrapolates from 2 and 4 layers against the whole model's compilation.
 
-Prints a table and writes benchmarks/results/plan.json. What was compiled is kept, so a run that was
-broken off goes on; with --seconds it stops in time.
+Prints a table, writes benchmarks/results/plan.json and its section of docs/benchmarks.md, row by row. What was compiled is
+kept, so a run that was broken off goes on; with --seconds it stops in time.
 """
 
 import argparse
@@ -9,9 +9,11 @@ import json
 import tempfile
 import time
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks import document
 from dpojob_trainer.plan import topology
 
 topology.prepare()
@@ -22,10 +24,11 @@ from dpojob_trainer import easydel_compat  # noqa: E402
 
 easydel_compat.prepare()
 
-from dpojob_trainer.plan import planning  # noqa: E402
+from dpojob_trainer.plan.cuts import Task, compile_cut  # noqa: E402
 from dpojob_trainer.plan.extrapolate import Sample, extrapolate  # noqa: E402
 from dpojob_trainer.plan.lengths import epoch_of  # noqa: E402
 from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
+from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results" / "plan.json"
 COMMON: dict[str, Any] = {
@@ -34,21 +37,33 @@ COMMON: dict[str, Any] = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
 }
+UNTIED: dict[str, Any] = {"num_hidden_layers": 6, "tie_word_embeddings": False}
 MODELS: dict[str, dict[str, Any]] = {
-    "qwen3": {"model_type": "qwen3", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
-    | {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False},
-    "llama": {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6}
-    | {"num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "qwen3": UNTIED
+    | {"model_type": "qwen3", "hidden_size": 512, "intermediate_size": 1536}
+    | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "llama": UNTIED
+    | {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048}
+    | {"num_attention_heads": 6, "num_key_value_heads": 2},
+    "qwen2": UNTIED
+    | {"model_type": "qwen2", "hidden_size": 512, "intermediate_size": 2048}
+    | {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "mistral": UNTIED
+    | {"model_type": "mistral", "hidden_size": 1024, "intermediate_size": 2048, "sliding_window": None}
+    | {"num_attention_heads": 8, "num_key_value_heads": 2},
     "gemma": {"model_type": "gemma", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
-    | {
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "tie_word_embeddings": True,
-        "hidden_act": "gelu_pytorch_tanh",
-    },
+    | {"num_attention_heads": 4, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    | {"hidden_act": "gelu_pytorch_tanh"},
 }
-SLICES = ("v4-16", "v5litepod-16")
-HEAD = "| model | slice | layers | GiB per chip: extrapolated / whole | error | heap | operations | cycles |\n|---|---|---|---|---|---|---|---|"
+SLICES = ("v4-16", "v5litepod-16", "v6e-8")
+HEAD = (
+    "| model | slice | layers | GiB per chip: extrapolated / whole | error | heap | operations | cycles |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+INTRODUCTION = (
+    "`make bench-plan`: what a plan extrapolates from 2 and 4 layers against the whole model's compilation; jobs of 16 pairs of "
+    "up to 1024 tokens, float32 parameters."
+)
 Row = dict[str, Any]
 
 
@@ -62,17 +77,33 @@ def main() -> int:
     )
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds
-    rows: list[Row] = []
-    for name in args.models:
-        for slice_type in args.slices:
-            if time.monotonic() > deadline:
-                print("out of time; call again to go on")
-                return 75
-            rows.append(compare(name, slice_type))
-            print(line(rows[-1]), flush=True)
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print("\n".join([HEAD, *map(line, rows)]))
+    rows = kept()
+    for name, slice_type in product(args.models, args.slices):
+        if time.monotonic() > deadline:
+            print("out of time; call again to go on")
+            return 75
+        rows[name, slice_type] = compare(name, slice_type)
+        print(line(rows[name, slice_type]), flush=True)
+        keep_rows(list(rows.values()))
+    print(table(list(rows.values())))
     return 0
+
+
+def kept() -> dict[tuple[str, str], Row]:
+    """Return the rows of earlier runs by model and slice."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return {(row["model"], row["slice"]): row for row in rows}
+
+
+def keep_rows(rows: list[Row]) -> None:
+    """Write the results and their section of the document."""
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    document.keep("plan", f"## Extrapolated plans\n\n{INTRODUCTION}\n\n{table(rows)}\n")
+
+
+def table(rows: list[Row]) -> str:
+    """Return all rows as a table."""
+    return "\n".join([HEAD, *map(line, rows)])
 
 
 def config_of(slice_type: str) -> TrainerConfig:
@@ -95,8 +126,8 @@ def compare(name: str, slice_type: str) -> Row:
     config, layers = config_of(slice_type), MODELS[name]["num_hidden_layers"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(COMMON | MODELS[name]), encoding="utf-8")
-        few, more, whole = (measured(config, Path(folder), count) for count in (*planning.CUTS, layers))
-    line_ends = [Sample(count, one) for count, one in zip(planning.CUTS, (few, more), strict=True)]
+        few, more, whole = (measured(config, Path(folder), count) for count in (*CUTS, layers))
+    line_ends = [Sample(count, one) for count, one in zip(CUTS, (few, more), strict=True)]
     guess = extrapolate(line_ends[0], line_ends[1], layers)
     return {
         "model": name,
@@ -119,9 +150,7 @@ def measured(config: TrainerConfig, folder: Path, layers: int) -> Measured:
     Raises:
         ValueError: they do not fit the chip.
     """
-    devices = topology.devices_of(config.plan, config.generation)
-    with topology.seen(devices):
-        found = planning.cut_of(config, folder, epoch_of(config, None), 100, devices, layers, print).step
+    found = compile_cut(Task(config, folder, epoch_of(config, None).longest, 100, layers)).step
     if isinstance(found, TooLarge):
         raise ValueError(found.words)
     return found

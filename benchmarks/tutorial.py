@@ -30,7 +30,8 @@ from dpojob_trainer.plan import lowering, measure  # noqa: E402
 from dpojob_trainer.plan.extrapolate import Sample, extrapolate, line_through  # noqa: E402
 from dpojob_trainer.plan.lengths import Epoch, epoch_of  # noqa: E402
 from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
-from dpojob_trainer.plan.planning import CUTS, SOME_STEPS  # noqa: E402
+from dpojob_trainer.plan.planning import SOME_STEPS  # noqa: E402
+from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 from dpojob_trainer.plan.timing import mean_step, step_time  # noqa: E402
 from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak  # noqa: E402
 

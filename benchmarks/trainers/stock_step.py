@@ -35,7 +35,7 @@ def stock_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
         traced = step.trace(state, _batch(config.training.global_batch_size, shape, everywhere), reference)
     sequences = 2 * config.training.global_batch_size // config.plan.mesh.data_shards
     logits = sequences * shape.sequence // config.plan.mesh.sp * policy.config.vocab_size * 4
-    return Step(traced, state, reference, logits)
+    return Step(traced, dict, state, reference, logits)
 
 
 def _module(config: TrainerConfig, model_dir: Path) -> Any:

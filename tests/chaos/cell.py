@@ -22,13 +22,14 @@ class Cell:
 
     Attributes:
         restarting: off while a test starts and stops the operator itself.
+        away_seconds: how long the test takes the API server away; every wait has as much more time.
     """
 
     def __init__(self, connection: Connection, zygote: Zygote, folder: Path, namespace: str) -> None:
         self.namespace, self.job = namespace, ""
         self.api, self.proxy = Api(connection), Proxy(connection)
         self.player = Player(self.api, namespace)
-        self.restarting = True
+        self.restarting, self.away_seconds = True, 0.0
         self._zygote, self._folder = zygote, folder
         self._uids: set[str] = set()
         self._lives = 0
@@ -87,7 +88,8 @@ class Cell:
 
     async def until_held(self, what: str, probe: Callable[[], bool], seconds: float = 240.0) -> None:
         """Wait until something holds."""
-        await wait(f"{self.namespace}/{self.job}: {what}", probe, self.picture, seconds)
+        deadline = seconds + self.away_seconds
+        await wait(f"{self.namespace}/{self.job}: {what}", probe, self.picture, deadline)
 
     async def edit(self, spec: Object) -> None:
         """Change the job's spec."""

@@ -122,6 +122,7 @@ def job_body(namespace: str, name: str) -> Object:
             "accelerator": {"type": "v4-16"},
             "training": {"globalBatchSize": 8, "checkpointSteps": 20},
             "output": {"uri": f"gs://bucket/{name}"},
+            "plan": {"enforce": "Off"},
             "retryPolicy": RETRIES,
         },
     }

@@ -105,6 +105,7 @@ class Run:
             f"{metrics.FINISHED} {int(self.finished)}",
             f"{metrics.LOSS} 0.5",
             f"{metrics.REWARD_ACCURACY} 0.75",
+            f"{metrics.IDLE_SECONDS} {time.monotonic() - self.changed_at}",
         ]
         if self.phase != metrics.PHASES[0]:
             lines.append(f"{metrics.RESUMED_STEP} {self.resumed}")

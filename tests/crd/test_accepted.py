@@ -47,9 +47,12 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("plain and secret variables", {"spec.runtime": {"env": [{"name": "A", "value": ""}, {"name": "MY_TOKEN", "secretKeyRef": SECRET}]}}),
     ("resources", {"spec.runtime": {"host": {"resources": {"requests": {"cpu": "1", "memory": "1.5Gi", "ephemeral-storage": "10Gi"}, "limits": {"cpu": "1500m", "memory": "2Gi"}}}}}),
     ("head on its node pool", {"spec.runtime": {"head": {"nodeSelector": {"cloud.google.com/gke-nodepool": "cpu"}, "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}, {"operator": "Exists"}]}}}),
+    ("options of the TPU compiler", {"spec.runtime": {"xlaFlags": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000", "xla_tpu_enable_async_collective_fusion": "true"}}}),
     ("retries and limits", {"spec.retryPolicy": {"preempted": {"maxRetries": 98}, "application": {"maxRetries": 0}}, "spec.suspend": True, "spec.activeDeadlineSeconds": 86400, "spec.ttlSecondsAfterFinished": 0, "spec.budget": {"chipHours": 0.5}, "spec.progress": {"stallSeconds": 600}}),
-    ("guards", {"spec.guards": {"rewardAccuracy": {}, "chosenLogProb": {"maxDrop": 1, "action": "Suspend"}, "gradNorm": {"maxRatio": 5.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}, "nonFiniteLoss": {"action": "RollbackAndReduceLR"}, "learningRateFactor": 0.1}}),
+    ("guards", {"spec.guards": {"rewardAccuracy": {}, "chosenLogProb": {"maxDrop": 1, "action": "Suspend"}, "lengthDrift": {"maxCorrelation": 0.9}, "gradNorm": {"maxRatio": 5.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}, "nonFiniteLoss": {"action": "RollbackAndReduceLR"}, "learningRateFactor": 0.1}}),
     ("image of this machine", {"spec.runtime": {"image": "localhost/dpojob-trainer:dev"}}),
+    ("plan", {"spec.plan": {"enforce": "Require", "timeoutSeconds": 60}}),
+    ("no plan", {"spec.plan": {"enforce": "Off"}}),
     ("image without host and tag", {"spec.runtime": {"image": "trainer"}}),
     ("image by digest", {"spec.runtime": {"image": "host:5000/team/trainer@sha256:" + "a" * 64, "imagePullSecrets": ["registry"]}}),
 ]  # fmt: skip

@@ -88,6 +88,7 @@ DEFAULTS = {
     "budget": {},
     "progress": {},
     "guards": {"learningRateFactor": 0.5},
+    "plan": {"enforce": "Warn", "timeoutSeconds": 600},
 }
 
 

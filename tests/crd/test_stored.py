@@ -38,6 +38,7 @@ EDITABLE: dict[str, Any] = {
     "budget": {"chipHours": 12.5},
     "progress": {"stallSeconds": 900},
     "guards": {"rewardAccuracy": {}, "learningRateFactor": 0.1},
+    "plan": {"enforce": "Require"},
 }
 
 
@@ -115,16 +116,20 @@ def test_unknown_condition_status_is_refused(admission: Any, stored: dict[str, A
 
 def test_status_sub_resource_fills_the_columns(admission: Any, stored: dict[str, Any]) -> None:
     progress = {"phase": "training", "step": 3, "totalSteps": 40, "steps": "3/40", "loss": 0.5, "eta": "2m"}
-    _patch_status(
-        admission, stored, {"summary": "Training", "attempt": 1, "progress": progress}, dry_run=None
-    )
+    progress |= {"rewardAccuracy": 0.75, "rewardMargin": 0.25, "mfu": 0.4}
+    ledger = {"since": "2026-01-01T00:00:00Z", "total": 7200, "chipHours": 2.0, "goodput": 0.9}
+    status = {"summary": "Training", "attempt": 1, "progress": progress, "ledger": ledger}
+    _patch_status(admission, stored, status, dry_run=None)
     meta = stored["metadata"]
     path = f"/apis/dpojob.io/v1alpha1/namespaces/{meta['namespace']}/dpojobs/{meta['name']}"
     table = admission.get(path, TABLE)
     cells = dict(zip((c["name"] for c in table["columnDefinitions"]), table["rows"][0]["cells"], strict=True))
-    assert cells["Name"] == "stored"
-    assert (cells["Status"], cells["Step"], cells["Loss"], cells["ETA"]) == ("Training", "3/40", 0.5, "2m")
-    assert (cells["Attempt"], cells["Accelerator"]) == (1, "v4-64")
+    assert cells.pop("Age")
+    assert cells == {
+        "Name": "stored", "Status": "Training", "Step": "3/40", "Loss": 0.5, "Acc": 0.75, "Margin": 0.25, "ETA": "2m",
+        "Attempt": 1, "Accelerator": "v4-64", "MFU": 0.4, "Chip-Hours": 2.0, "Goodput": 0.9,
+        "Output": stored["spec"]["output"]["uri"],
+    }  # fmt: skip
 
 
 def _patch_status(

@@ -50,6 +50,7 @@ def job(name: str, **spec: Any) -> Object:
         "training": {"maxSteps": 12, "globalBatchSize": 8, "learningRate": 1e-3, "checkpointSteps": 6},
         "precision": {"params": "float32", "compute": "float32"},
         "gradientCheckpointing": "none",
+        "plan": {"enforce": "Off"},
         "accelerator": {"type": "v4-16"},
         "output": {"uri": f"pvc://dpo-outputs/{name}", "sampleCompletions": 1, "sampleTokens": 4},
         "runtime": {"platform": "cpu", "head": {"resources": small}, "host": {"resources": small}},

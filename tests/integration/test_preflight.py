@@ -4,9 +4,17 @@
 
 import time
 
+from dpojob_api.reasons import TrainerReason
+from dpojob_api.result import TrainerResult
+from dpojob_api.status import PlanVerdict
 from tests.integration.world import Object, World
 
 PREFLIGHT: Object = {"dataset": {"gate": {"preflight": True}}}
+# No kubelet sees the pod, so that its end can be played.
+REQUIRE: Object = {
+    "plan": {"enforce": "Require"},
+    "runtime": {"head": {"nodeSelector": {"dpojob.test/nowhere": "true"}}},
+}
 SECONDS_WITHOUT_RAYJOB = 15
 
 
@@ -90,3 +98,43 @@ def test_second_job_of_a_folder_waits_until_the_first_is_deleted(world: World, j
         world.wait_reason(other, "Reconciling", "WaitingForPods", 60)
     finally:
         world.delete("dpojobs", other)
+
+
+def test_plan_comes_before_the_slice_and_its_verdict_holds_the_job_until_that_is_edited(
+    world: World, job: str
+) -> None:
+    """The Job and its pod are real, but the pod finds no node: the trainer's last word is played."""
+    world.start(job, REQUIRE)
+    world.wait_reason(job, "Reconciling", "Planning")
+    planner = world.wait("the Job", lambda: world.find("jobs", f"{job}-plan"))
+    assert planner["metadata"]["ownerReferences"][0]["kind"] == "DPOJob"
+    assert planner["spec"]["backoffLimit"] == 0
+    pod = world.wait("its pod", lambda: pod_of(world, job))
+    leave_word(world, pod)
+    stalled = world.wait_reason(job, "Stalled", "DoesNotFitHBM", 60)
+    assert "spec.mesh.fsdp: 8" in stalled["message"]
+    assert world.status(job)["plan"]["fix"] == "spec.mesh.fsdp: 8"
+    assert world.find("rayjobs", f"{job}-a1") is None
+    assert world.of_job("pods", job) == []
+    world.patch("dpojobs", job, {"spec": {"plan": {"enforce": "Warn"}}})
+    world.wait_reason(job, "Reconciling", "WaitingForPods", 60)
+    assert (world.condition(job, "FitsHBM") or {})["status"] == "False"
+
+
+def pod_of(world: World, job: str) -> Object | None:
+    """Return the pod that plans a job."""
+    selector = f"?labelSelector=dpojob.io%2Fplan%3D{job}"
+    found = world.request("GET", world.path("pods") + selector)["items"]
+    return found[0] if found else None
+
+
+def leave_word(world: World, pod: Object) -> None:
+    """Let a pod have ended with the trainer's word, since none can run here."""
+    verdict = PlanVerdict(fits=False, peak_bytes=40, usable_bytes=30, fix="spec.mesh.fsdp: 8")
+    words = "The job does not fit. Smallest change tried that fits: spec.mesh.fsdp: 8."
+    line = TrainerResult(reason=TrainerReason.SUCCEEDED, message=words, plan=verdict).to_line()
+    ended = {"exitCode": 0, "reason": "Completed", "message": line, "containerID": "played://1"}
+    container = {"name": "plan", "image": "played", "imageID": "", "ready": False, "restartCount": 0}
+    status = {"phase": "Succeeded", "containerStatuses": [container | {"state": {"terminated": ended}}]}
+    path = world.path("pods", pod["metadata"]["name"]) + "/status"
+    world.request("PATCH", path, {"status": status}, patch=True)

@@ -104,6 +104,7 @@ class World:
             "dataset": {"uri": "hf://org/data"},
             "accelerator": {"type": ACCELERATOR},
             "output": {"uri": f"gs://bucket/{name}"},
+            "plan": {"enforce": "Off"},
             "runtime": {
                 "image": IMAGE,
                 "imagePullPolicy": "Never",

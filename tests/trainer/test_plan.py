@@ -13,22 +13,40 @@ if "jax" not in sys.modules:
 
 import pytest
 from tests.trainer import tiny_models
-from tests.trainer.jobs import Claim
+from tests.trainer.jobs import Claim, write_pairs
 
 from dpojob_api.accelerator import chips
 from dpojob_api.reasons import TrainerReason
+from dpojob_api.result import TrainerResult
+from dpojob_api.status import PlanVerdict
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat, weights
 from dpojob_trainer.cli import plan_view
 from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.plan import lowering, measure, planning, topology
+from dpojob_trainer.plan import attempt, lowering, measure, planning, probing, topology, workers
+from dpojob_trainer.plan.fixes import candidates
 from dpojob_trainer.plan.flops import arithmetic
+from dpojob_trainer.plan.lengths import epoch_of
 from dpojob_trainer.training.batches import Shape
+from dpojob_trainer.training.planned import fingerprint
 
 pytestmark = pytest.mark.jax
 
 SHAPE = Shape(64, 32)
+QWEN25_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+}
 STEPS = 12
 
 
@@ -99,7 +117,7 @@ def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, t
         planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
     with lowering.own_recomputation(folder):
         run = trainers_step(config, folder, tmp_path)
-    assert measure.fingerprint(planned) == measure.fingerprint(run)
+    assert fingerprint(planned) == fingerprint(run)
 
 
 def test_every_change_has_its_own_recomputation(folder: Path) -> None:
@@ -114,6 +132,32 @@ def test_every_change_has_its_own_recomputation(folder: Path) -> None:
                 arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
             )
     assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
+
+
+def test_a_7b_model_that_every_chip_holds_whole_ends_at_the_optimizer(tmp_path: Path) -> None:
+    """erfanzar/EasyDeL#255: Qwen2.5-7B on v4-64 loads, and is out of memory while the optimizer's state is initialised.
+
+    The mesh is not in that report; this one has its symptoms. Nothing is compiled: it takes minutes.
+    """
+    model = tmp_path / "qwen2.5-7b"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(QWEN25_7B))
+    config = Claim("inputs", model).config(
+        "plan",
+        accelerator={"type": "v4-64"},
+        mesh={"dp": 32, "fsdp": 1},
+        training={"globalBatchSize": 32, "maxSteps": STEPS},
+        precision={"params": "float32", "compute": "bfloat16"},
+        dpo={"maxPromptLength": 1024, "maxCompletionLength": 1024},
+    )
+    prober = probing.Prober(model, epoch_of(config, None), STEPS, workers.Here(), print)
+    found = prober.probe(config)
+    sizes = {stage.name: stage.device / 2**30 for stage in found.stages}
+    assert found.sizes.elements == pytest.approx(7.616e9, rel=1e-3)
+    assert sizes["loading"] == pytest.approx(28.4, abs=0.1)
+    assert sizes["optimizer initialisation"] == pytest.approx(3 * 28.4, abs=0.3)
+    assert (found.verdict.fits, found.verdict.ends_in) == (False, "optimizer initialisation")
+    assert next(candidates(config)).changes == {"spec.mesh.dp": 1, "spec.mesh.fsdp": 32}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +226,7 @@ def test_a_whole_small_model_is_compiled_once_and_judged(
     assert fits.answer.compiled_layers == [1]
     assert sum(fits.answer.bytes.values()) == pytest.approx(fits.answer.needed_bytes, rel=1e-6)
     small = chips()["v4"].model_copy(update={"usable_hbm_gib": fits.answer.needed_bytes / 2**30 - 1e-4})
-    monkeypatch.setattr(planning, "chips", lambda: {"v4": small})
+    monkeypatch.setattr(topology, "chips", lambda: {"v4": small})
     monkeypatch.setattr(measure, "_compile", None)
     found = plan_file(job, options(model), print)
     assert (found.code, found.problem) == (PlanExit.DOES_NOT_FIT, None), "what the compiler said is kept"
@@ -213,3 +257,37 @@ def test_a_model_on_a_claim_needs_a_local_copy(tmp_path: Path) -> None:
     found = plan_file(manifest(tmp_path / "job.yaml"), options(None), print)
     assert found.code is PlanExit.USAGE
     assert "--model PATH" in str(found.problem)
+
+
+@pytest.fixture
+def claim(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Claim:
+    """The tiny Qwen3, pairs and a place for outputs; nothing is known of earlier compilations."""
+    monkeypatch.setenv("DPOJOB_CLAIMS", json.dumps({"inputs": str(tmp_path)}))
+    monkeypatch.setenv(measure.CACHE, str(tmp_path / "kept"))
+    (tmp_path / "model").symlink_to(folder)
+    write_pairs(tmp_path / "pairs.jsonl", 64)
+    return Claim("inputs", tmp_path)
+
+
+def test_an_attempt_is_planned_from_its_own_pairs(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the pod before the slice, except that JAX has its devices already."""
+    config = claim.config("plan", output={"uri": "pvc://inputs/out", "cacheUri": "pvc://inputs/shared"})
+    told: list[TrainerResult] = []
+
+    def plan() -> PlanVerdict:
+        result = attempt.plan_attempt(config, claim.path / "work", 0, told.append)
+        assert result.plan is not None, result.message
+        return result.plan
+
+    found = plan()
+    assert (found.fits, found.step_seconds, told) == (True, None, [])
+    assert found.fingerprint is not None
+    assert found.peak_bytes is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(planning, "plan", None)
+        assert plan() == found, "an equal question is answered at once"
+    monkeypatch.setenv("DPOJOB_PLAN_USABLE_BYTES", str(found.peak_bytes - 1))
+    tight = plan()
+    assert (tight.fits, tight.usable_bytes) == (False, found.peak_bytes - 1)
+    assert tight.fingerprint == found.fingerprint
+    assert [result.plan for result in told] == [tight], "before changes are tried"

@@ -1,8 +1,10 @@
 """The numbers that the operator scrapes, over real HTTP."""
 
 import socket
+import time
 import urllib.request
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dpojob_api import metrics
@@ -96,7 +98,8 @@ def test_every_gauge_has_help_and_the_documented_name() -> None:
     board.update(Begun(0, 2, 2))
     board.update(Step(1, 2, STEP_NUMBERS, (1024, 2048)))
     board.update(Saved(1, 1.8e9))
-    board.update(Evaluation(1, {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8}))
+    held_out = {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8, "lengths/correlation": 0.1}
+    board.update(Evaluation(1, held_out))
     board.finish(2, 2)
     assert {family.name for family in board.collect()} == set(metrics.HELP)
 
@@ -109,6 +112,11 @@ STEP_NUMBERS = {
     "rewards/rejected": -0.2,
     "logps/chosen": -30.0,
     "logps/rejected": -40.0,
+    "rewards/margin_variance": 0.04,
+    "lengths/differences": 12.0,
+    "lengths/variance": 400.0,
+    "lengths/covariance": 1.0,
+    "lengths/correlation": 0.25,
     "grad_norm": 1.5,
     "learning_rate": 1e-6,
     "seconds": 2.0,
@@ -126,6 +134,9 @@ def test_every_number_of_a_step_is_served() -> None:
     assert (found[metrics.REWARD_CHOSEN], found[metrics.REWARD_REJECTED]) == (0.1, -0.2)
     assert (found[metrics.LOGP_CHOSEN], found[metrics.LOGP_REJECTED]) == (-30, -40)
     assert (found[metrics.GRAD_NORM], found[metrics.LEARNING_RATE]) == (1.5, 1e-6)
+    assert (found[metrics.LENGTH_DIFFERENCE], found[metrics.LENGTH_VARIANCE]) == (12, 400)
+    assert (found[metrics.REWARD_MARGIN_VARIANCE], found[metrics.LENGTH_COVARIANCE]) == (0.04, 1)
+    assert found[metrics.LENGTH_CORRELATION] == 0.25
     assert found[metrics.STEP_SECONDS] == 2
     assert (found[metrics.TOKENS_PER_SECOND], found[metrics.PADDED_TOKENS_PER_SECOND]) == (150, 512)
     assert (found[metrics.EPOCH], found[metrics.MFU]) == (0.75, 0.25)
@@ -141,6 +152,26 @@ def test_pairs_devices_and_checkpoints_are_served() -> None:
     assert 'dpojob_data_pairs{kind="dropped_equal"} 2.0' in text
     assert 'dpojob_device_bytes_in_use{device="1"} 2048.0' in text
     assert "dpojob_checkpoint_step 1.0" in text and "dpojob_checkpoint_timestamp_seconds 1.8e+09" in text
+
+
+def test_idle_seconds_begin_anew_with_every_step_and_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is the test's."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    board = Board()
+
+    def idle_after(*events: Event) -> float:
+        for event in events:
+            board.update(event)
+        clock[0] += 10
+        return next(f.samples[0].value for f in board.collect() if f.name == metrics.IDLE_SECONDS)
+
+    assert idle_after() == 10
+    assert idle_after(Phase("training"), Begun(0, 4, 2)) == 10
+    assert idle_after(Evaluation(0, {"loss": 0.7}), Saved(0, 1.8e9)) == 20
+    assert idle_after(Step(1, 4, STEP_NUMBERS)) == 10
+    assert idle_after(Phase("training")) == 20
+    assert idle_after(Phase("evaluating")) == 10
 
 
 def test_events_are_passed_on_and_told_numbers_are_not() -> None:

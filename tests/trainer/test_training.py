@@ -85,6 +85,7 @@ def test_it_learns(first: Run) -> None:
         after["rewards/chosen"] - after["rewards/rejected"], abs=1e-5
     )
     assert first.losses[0] == pytest.approx(LN2, abs=1e-6)
+    assert -1 <= after["lengths/correlation"] <= 1
     assert (first.report.step, first.report.total) == (12, 12)
 
 
@@ -102,7 +103,8 @@ def test_metrics_jsonl_has_every_step_at_full_precision(first: Run, claim: Claim
     assert [line["loss"] for line in steps] == first.losses
     names = {"grad_norm", "learning_rate", "seconds", "total", "tokens", "padded_tokens"}
     names |= {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
-    names |= {"logps/chosen", "logps/rejected"}
+    names |= {"logps/chosen", "logps/rejected", "rewards/margin_variance"}
+    names |= {f"lengths/{name}" for name in ("differences", "variance", "covariance")}
     assert all(names < line.keys() for line in steps)
     assert all(0 < line["tokens"] < line["padded_tokens"] <= 8 * 2 * (32 + 32) for line in steps)
     assert all(line["padded_tokens"] % (8 * 2 * 16) == 0 for line in steps)
@@ -268,7 +270,47 @@ def test_the_best_checkpoint_is_kept_and_rated(train: Train, claim: Claim) -> No
     assert found == {f"step_{step}" for step in kept}
 
 
-def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: Claim) -> None:
+Pairwise = list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+
+
+@pytest.fixture
+def per_step(monkeypatch: pytest.MonkeyPatch) -> Pairwise:
+    """Margins and length differences of the pairs of each step to come, scored one by one before it."""
+    from dpojob_trainer.training.trainer import PreferenceTrainer
+
+    found: Pairwise = []
+    dispatch = PreferenceTrainer.dispatch
+
+    def watched(self: Any, state: Any, batch: Any) -> Any:
+        arrays = batch.arrays
+        logps = self._score(state, {name: array for name, array in arrays.items() if name[:4] != "ref_"})
+        sides = ("chosen", "rejected")
+        gains = [
+            np.float64(side) - arrays[f"ref_{name}_logps"] for name, side in zip(sides, logps, strict=True)
+        ]
+        tokens = [np.asarray(arrays[f"{name}_label_mask"]).sum(-1) for name in sides]
+        found.append((0.1 * (gains[0] - gains[1]), tokens[0] - tokens[1]))
+        return dispatch(self, state, batch)
+
+    monkeypatch.setattr(PreferenceTrainer, "dispatch", watched)
+    return found
+
+
+def assert_moments(
+    told: dict[str, float], margins: np.ndarray[Any, Any], longer: np.ndarray[Any, Any]
+) -> None:
+    """Check what a step tells of margins and lengths against NumPy."""
+    spread = np.cov(margins, longer, bias=True)
+    assert told["lengths/differences"] == pytest.approx(longer.mean(), abs=1e-5)
+    assert told["lengths/variance"] == pytest.approx(spread[1, 1], rel=1e-5)
+    assert told["rewards/margin_variance"] == pytest.approx(spread[0, 0], rel=1e-3)
+    assert told["lengths/covariance"] == pytest.approx(spread[0, 1], rel=1e-3, abs=1e-4)
+    assert told["lengths/correlation"] == pytest.approx(np.corrcoef(margins, longer)[0, 1], abs=1e-3)
+
+
+def test_gradient_accumulation_changes_nothing(
+    first: Run, train: Train, claim: Claim, per_step: Pairwise
+) -> None:
     spec = EIGHT_CHIPS | {
         "training": TRAINING | {"globalBatchSize": 16, "maxSteps": 3, "logSteps": 2},
         "dataset": {"uri": f"pvc://{claim.name}/pairs.jsonl", "columns": {"prompt": "prompt"}},
@@ -280,6 +322,10 @@ def test_gradient_accumulation_changes_nothing(first: Run, train: Train, claim: 
     for output in ("whole", "parts"):
         steps = [line["step"] for line in claim.metrics(output) if "loss" in line]
         assert steps == [1, 2, 3], "logSteps thins what trackers get, not metrics.jsonl"
+        # Before the first step margins are rounding.
+        for line in [line for line in claim.metrics(output) if "loss" in line][1:]:
+            place = line["step"] - 1 + (3 if output == "parts" else 0)
+            assert_moments(line, *per_step[place])
     for one, two in zip(whole.events, parts.events, strict=True):
         if isinstance(one, Step) and isinstance(two, Step):
             # Of the first step's pairs, which are tied, rounding decides which one is ahead.

@@ -42,6 +42,7 @@ def make_job(spec: dict[str, Any] | None = None, status: DPOJobStatus | None = N
         "accelerator": {"type": "v4-16"},
         "training": {"globalBatchSize": 8},
         "output": {"uri": "gs://bucket/run"},
+        "plan": {"enforce": "Off"},
     }
     body = {
         "apiVersion": "dpojob.io/v1alpha1",

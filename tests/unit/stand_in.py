@@ -137,6 +137,8 @@ class StandIn:
             self.events.append(body["reason"])
         elif (resource, name) in self.objects:
             raise ConflictError("exists")
+        elif resource is kube.CONFIGMAPS:
+            self.put(resource, body)
         else:
             self.created.append(name)
             held = [k[1] for k in self.objects if k[0] in (kube.PODS, kube.RAYCLUSTERS)]

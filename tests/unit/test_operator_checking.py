@@ -129,7 +129,7 @@ class TestVerdict:
     def test_job_comes_before_the_rayjob(self):
         made = plan(b.nothing())
         assert (made.stage, made.reason) == (Stage.CHECKING, OperatorReason.CHECKING_DATA)
-        assert made.actions == (Apply(1), Check(1, IMAGE))
+        assert made.actions == (Apply(1, absent=True), Check(1, IMAGE))
 
     def test_off_by_default(self):
         assert plan(b.nothing(), b.make_job()).stage is Stage.CREATED

@@ -22,7 +22,7 @@ def plan(job, observed, settings=b.SETTINGS, now=b.NOW):
 def test_first_attempt_is_created_with_its_config():
     made = plan(b.make_job(), b.nothing())
     assert made.stage is Stage.CREATED
-    assert made.actions == (Apply(1), Create(1, "example.test/trainer:1"))
+    assert made.actions == (Apply(1, absent=True), Create(1, "example.test/trainer:1"))
 
 
 def test_image_of_the_spec_comes_before_the_default():
@@ -92,7 +92,7 @@ def test_after_a_lost_attempt_old_pods_hold_the_slice():
 def test_after_a_lost_attempt_comes_the_next():
     status = DPOJobStatus(attempts=[b.make_attempt(outcome="Lost")])
     made = plan(b.make_job(status=status), b.nothing(attempt=2))
-    assert made.actions[0] == Apply(2)
+    assert made.actions[0] == Apply(2, absent=True)
 
 
 def test_attempt_numbers_are_bounded():
@@ -104,7 +104,7 @@ def test_attempt_numbers_are_bounded():
 def test_config_is_brought_back(found):
     job = b.make_job(status=b.active())
     view = ConfigMapView(owner_uid=b.UID, text=found) if found else None
-    assert plan(job, b.observe(job, config_map=view)).actions == (Apply(1),)
+    assert plan(job, b.observe(job, config_map=view)).actions == (Apply(1, absent=found is None),)
 
 
 def test_config_that_is_right_is_left_alone():

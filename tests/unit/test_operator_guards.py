@@ -3,9 +3,11 @@
 import json
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from tests.unit import operator_builders as b
 
+from dpojob_api import metrics
 from dpojob_api.guards_spec import GuardAction
 from dpojob_api.metrics import GRAD_NORM, LOGP_CHOSEN, REWARD_ACCURACY, REWARD_CHOSEN
 from dpojob_api.reasons import OperatorReason
@@ -14,11 +16,12 @@ from dpojob_api.status import DPOJobStatus, GuardsStatus, RollbackStatus
 from dpojob_operator import decide, status, trainer_metrics
 from dpojob_operator.desired import configmap
 from dpojob_operator.plan import Stage, Stop
-from dpojob_operator.policy import guards
+from dpojob_operator.policy import correlation, guards
 
 ACCURACY = {"rewardAccuracy": {"afterSteps": 10}}
 CHOSEN = {"chosenLogProb": {"afterSteps": 0}}
 NORM = {"gradNorm": {"afterSteps": 0}}
+LENGTH = {"lengthDrift": {"afterSteps": 0}}
 
 
 def with_values(step, finished=False, **values):
@@ -95,13 +98,80 @@ class TestJudgement:
         assert broken(seen(NORM, numbers)) is None
 
     def test_numbers_that_are_not_served_break_nothing(self):
-        everything = ACCURACY | CHOSEN | NORM
+        everything = ACCURACY | CHOSEN | NORM | LENGTH
         assert broken(seen(everything, [{}] * 30)) is None
 
     def test_breach_of_a_run_that_has_finished_comes_too_late(self):
         job = seen(ACCURACY, LOW[:17])
         new = guards.next_state(job, b.observe(job, scrape=with_values(18, True, **LOW[0])))
         assert new.broken is None
+
+
+def batches(slope, bias=0.0, steps=12, pairs=8, noise=1.0):
+    """Return margins and length differences `[steps, pairs]`: chosen is longer by `bias` tokens on the average."""
+    rng = np.random.default_rng(7)
+    differences = np.round(rng.normal(bias, 40, (steps, pairs)))
+    # Margins grow while a run goes on; that has nothing to do with length.
+    grown = np.linspace(0.5, 1.5, steps)[:, None]
+    return grown + slope * differences + noise * rng.normal(size=(steps, pairs)), differences
+
+
+def as_served(margins, differences):
+    """Return what the trainer serves of each step, in the digits in which the operator reads it."""
+    for y, x in zip(margins, differences, strict=True):
+        numbers = {
+            metrics.REWARD_MARGIN: y.mean(),
+            metrics.REWARD_MARGIN_VARIANCE: y.var(),
+            metrics.LENGTH_DIFFERENCE: x.mean(),
+            metrics.LENGTH_VARIANCE: x.var(),
+            metrics.LENGTH_COVARIANCE: ((x - x.mean()) * (y - y.mean())).mean(),
+        }
+        yield {name: trainer_metrics.rounded(float(value)) for name, value in numbers.items()}
+
+
+class TestLengthDrift:
+    def verdict(self, margins, differences, spec=LENGTH):
+        return broken(seen(spec, list(as_served(margins, differences))))
+
+    def test_margins_that_follow_length(self):
+        verdict = self.verdict(*batches(slope=0.1))
+        assert (verdict.reason, verdict.action) == ("LengthDrift", GuardAction.FAIL)
+        assert "Over the 64 pairs of the newest 8 steps seen" in verdict.message
+        assert "above spec.guards.lengthDrift.maxCorrelation (0.8), at step 8" in verdict.message
+
+    @pytest.mark.parametrize(
+        "bias", [0, 200], ids=["chosen as long as rejected", "chosen longer on the average"]
+    )
+    def test_margins_that_do_not_follow_length(self, bias):
+        assert self.verdict(*batches(slope=0.0, bias=bias)) is None
+
+    def test_policy_that_prefers_what_is_shorter_is_no_breach(self):
+        assert self.verdict(*batches(slope=-0.1)) is None
+
+    def test_correlation_above_the_bound_by_chance_is_no_breach(self):
+        margins, differences = batches(slope=0.045, steps=8)
+        assert np.corrcoef(margins.ravel(), differences.ravel())[0, 1] > 0.8
+        assert self.verdict(margins, differences) is None
+
+    def test_first_steps_do_not_count(self):
+        assert self.verdict(*batches(slope=0.1), {"lengthDrift": {"afterSteps": 5}}) is None
+
+    @pytest.mark.parametrize("pairs", [1, 3, 32])
+    def test_steps_are_pooled_exactly(self, pairs):
+        margins, differences = batches(slope=0.02, bias=30, pairs=pairs)
+        steps = [correlation.moments(served) for served in as_served(margins, differences)]
+        whole = np.corrcoef(margins.ravel(), differences.ravel())[0, 1]
+        assert correlation.pooled(steps) == pytest.approx(whole, abs=5e-4)
+
+    def test_nothing_that_varies_has_no_correlation(self):
+        margins, differences = batches(slope=0.1)
+        steps = [correlation.moments(served) for served in as_served(margins, differences * 0)]
+        assert correlation.pooled(steps) is None
+
+    def test_bound_is_three_standard_errors_of_fishers_z_below(self):
+        assert correlation.lower_bound(0.9, 103) == pytest.approx(np.tanh(np.arctanh(0.9) - 0.3))
+        assert correlation.lower_bound(1.0000001, 10**6) > 0.99
+        assert correlation.lower_bound(1.0, 3) == -1
 
 
 class TestMemory:

@@ -7,6 +7,7 @@ import pytest
 from tests.unit import operator_builders as b
 
 from dpojob_api.ledger import Activity
+from dpojob_api.metrics import IDLE_SECONDS
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.result import TrainerResult
 from dpojob_api.status import DPOJobStatus, FinalMetrics
@@ -258,6 +259,13 @@ def test_run_whose_metrics_cannot_be_read_is_lost():
 def test_run_that_moves_or_compiles_goes_on(case, scrape):
     job, _ = case
     assert plan(job, b.observe(job, scrape=scrape)).stage is Stage.RUNNING
+
+
+@pytest.mark.parametrize(("change", "idle", "stage"), [(601, 1, Stage.RUNNING), (1, 61, Stage.RETRYING)])
+def test_trainers_own_count_goes_before_a_clock_that_may_have_been_set(change, idle, stage):
+    job, scrape = still(change=change)
+    told = b.replace(scrape, values={IDLE_SECONDS: idle})
+    assert plan(job, b.observe(job, scrape=told)).stage is stage
 
 
 def test_stalls_are_not_looked_for_unless_asked():

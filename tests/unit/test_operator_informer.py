@@ -1,5 +1,7 @@
 """What an event of a watch changes. The API server is not asked here; a real one is in tests/integration."""
 
+import time
+
 import httpx
 from tests.unit import operator_builders as b
 from tests.unit.test_operator_outputs import body
@@ -27,3 +29,12 @@ async def test_jobs_that_come_and_go_are_woken_and_their_folders_known():
     assert informer.outputs.before(younger) == []
     assert woken == [("ns", "old"), ("ns", "new"), ("ns", "old")]
     assert informer.count() == 1
+
+
+async def test_store_is_current_while_the_watch_of_the_namespace_speaks():
+    api = kube.ApiServer(Connection(None))
+    async with httpx.AsyncClient() as http:
+        informer = Informer(api, http, namespaces=("ns", "other"))
+        assert not informer.is_current("ns")
+        informer.reflector(kube.DPOJOBS, "ns").heard_at = time.monotonic()
+        assert (informer.is_current("ns"), informer.is_current("other")) == (True, False)

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.unit import operator_builders as b
 from tests.unit.stand_in import KEY, Killed, StandIn
 
+from dpojob_api import metrics
 from dpojob_api.guards_spec import GuardAction
 from dpojob_api.ledger import Activity
 from dpojob_api.result import TrainerResult
@@ -22,7 +23,7 @@ from dpojob_api.status import BrokenGuard, DPOJobStatus, FinalMetrics, GuardsSta
 from dpojob_operator import decide, history, kube, status
 from dpojob_operator.errors import TransientError
 from dpojob_operator.observe import Observer
-from dpojob_operator.observed import Observed, RayClusterView
+from dpojob_operator.observed import CheckView, Observed, RayClusterView, WorkloadView
 from dpojob_operator.plan import FINAL, Create, Plan, Stage
 from dpojob_operator.reconcile import Reconciler
 
@@ -78,7 +79,46 @@ def random_spec(rng):
         spec["budget"] = {"chipHours": rng.choice([0.01, 10**6])}
     if rng.random() < 0.3:
         spec["progress"] = {"stallSeconds": rng.choice([30, 10**5])}
+    if rng.random() < 0.5:
+        action = rng.choice(list(GuardAction)).value
+        rules = ("rewardAccuracy", "chosenLogProb", "lengthDrift", "gradNorm", "nonFiniteLoss")
+        spec["guards"] = {rule: {"action": action} for rule in rules if rng.random() < 0.5}
+    if rng.random() < 0.3:
+        spec["dataset"] = {"uri": "hf://o/d", "gate": {"preflight": True}}
     return spec
+
+
+def random_scrape(rng):
+    """Return what a run could serve."""
+    scrape = b.make_scrape(rng.choice([0, 12, 40]), rng.random() < 0.1, resumed_step=rng.choice([None, 0]))
+    names = [name for name in metrics.HELP if rng.random() < 0.5]
+    return replace(scrape, values={name: rng.choice([-1e9, -1.0, 0.0, 0.5, 1e9]) for name in names})
+
+
+def random_check(rng):
+    """Return the Job that examines the data, at any stage."""
+    pairs = dict.fromkeys(metrics.DATA_KINDS, 3) if rng.random() < 0.5 else None
+    reason = rng.choice(["Succeeded", "DataInvalid", "OutputInUse"])
+    return CheckView(
+        name="j-check",
+        uid="u2",
+        owner_uid=rng.choice([b.UID, b.UID, "other"]),
+        deleting=rng.random() < 0.1,
+        ended=rng.choice([None, b.NOW, b.NOW - timedelta(hours=1)]),
+        result=TrainerResult(reason=reason, message="m", pairs=pairs) if rng.random() < 0.5 else None,
+    )
+
+
+def random_workload(rng):
+    """Return Kueue's object of the attempt, at any stage."""
+    return WorkloadView(
+        name="w",
+        position=rng.choice([None, 1, 7]),
+        active=rng.random() < 0.8,
+        reserved=rng.random() < 0.5,
+        pending=rng.choice(["", "no quota"]),
+        evicted=rng.choice(["", "Preempted by another"]),
+    )
 
 
 def random_world(rng, job):
@@ -111,7 +151,9 @@ def random_world(rng, job):
         pods=tuple(pods) if rng.random() < 0.7 else (),
         old_pods=("p",) if rng.random() < 0.2 else (),
         prerequisites=b.all_there() if rng.random() < 0.9 else None,
-        scrape=b.make_scrape(rng.choice([0, 12, 40]), rng.random() < 0.1) if rng.random() < 0.5 else None,
+        scrape=random_scrape(rng) if rng.random() < 0.5 else None,
+        workload=random_workload(rng) if rng.random() < 0.3 else None,
+        check=random_check(rng) if rng.random() < 0.7 else None,
     )
 
 

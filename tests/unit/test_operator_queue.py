@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from dpojob_operator import queue as queue_module
 from dpojob_operator.queue import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, WorkQueue, backoff
 
 DEADLINE_SECONDS = 10
@@ -106,3 +107,35 @@ def test_backoff_grows_to_a_limit(failures):
     low, high = backoff(failures, 0.0), backoff(failures, 1.0)
     assert FIRST_RETRY_SECONDS / 2 <= low <= high <= LONGEST_RETRY_SECONDS
     assert backoff(failures + 1, 0.5) >= backoff(failures, 0.5)
+
+
+async def test_urgent_keys_go_first_and_the_others_once_there_are_none():
+    done = []
+
+    async def work(key):
+        await asyncio.sleep(0)
+        done.append(key)
+        if key == "new 1":
+            queue.add("new 2")
+
+    queue = WorkQueue(work, is_urgent=lambda key: key.startswith("new"))
+    for key in ("old 1", "old 2", "new 1"):
+        queue.add(key)
+    await run_until(queue, lambda: len(done) == 4)
+    assert done == ["new 1", "new 2", "old 1", "old 2"]
+
+
+async def test_urgent_keys_hold_the_others_up_only_for_so_long(monkeypatch):
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 0.0)
+    done = []
+
+    async def work(key):
+        done.append(key)
+        if key == "new":
+            queue.add(key)
+            await asyncio.sleep(0)
+
+    queue = WorkQueue(work, is_urgent=lambda key: key == "new")
+    queue.add("new")
+    queue.add("old")
+    await run_until(queue, lambda: "old" in done)

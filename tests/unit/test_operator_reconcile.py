@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tests.unit import operator_builders as b
 from tests.unit.stand_in import merge
+from tests.unit.watched import Watched
 
 from dpojob_api.constants import RECORDED_HEADER
 from dpojob_operator import kube
@@ -131,7 +132,7 @@ def reason_of(api, kind):
 async def test_config_and_rayjob_are_made_first_and_told_of_in_the_next_reconcile(api, make_reconciler):
     reconciler = make_reconciler()
     assert await reconciler.reconcile(KEY) == 0
-    assert api.writes == [("apply", "configmaps", "j-a1"), ("create", "rayjobs", "j-a1")]
+    assert api.writes == [("create", "configmaps", "j-a1"), ("create", "rayjobs", "j-a1")]
     api.writes.clear()
     assert await reconciler.reconcile(KEY)
     assert api.writes == [("status", "dpojobs", "j"), ("event", "Normal", "AttemptCreated")]
@@ -386,3 +387,15 @@ async def test_new_job_of_the_same_name_is_not_deleted_for_the_old_one(api, make
     api.get = get
     assert await make_reconciler().reconcile(KEY) is None
     assert (kube.DPOJOBS, "j") in api.objects
+
+
+async def test_configmap_that_only_the_api_server_knows_of_is_not_taken_over(api):
+    foreign = {"metadata": {"name": "j-a1", "namespace": "ns"}, "data": {"mine": "1"}}
+    api.put(kube.CONFIGMAPS, foreign)
+    async with httpx.AsyncClient() as http:
+        watched = Watched(api, http)
+        observer = Observer(watched.api, http)
+        reconciler = Reconciler(watched.api, observer, b.SETTINGS, lambda: b.NOW, glance=watched)
+        await reconciler.reconcile(KEY)
+    assert reason_of(api, "Stalled") == "NameConflict"
+    assert api.objects[kube.CONFIGMAPS, "j-a1"] == foreign

@@ -29,10 +29,17 @@ NO_END = {
     OperatorReason.QUEUED,
     OperatorReason.CHECKING_DATA,
     OperatorReason.DATA_CHECK_FAILED,
+    OperatorReason.PLANNING,
+    OperatorReason.PLAN_FITS,
+    OperatorReason.DOES_NOT_FIT_HBM,
+    OperatorReason.PLAN_UNKNOWN,
+    OperatorReason.STEP_DIFFERS,
+    OperatorReason.STEP_TIME_DRIFT,
     OperatorReason.EVICTED_BY_KUEUE,
     # A rollback says its class itself.
     OperatorReason.REWARD_ACCURACY_LOW,
     OperatorReason.CHOSEN_LOG_PROB_COLLAPSED,
+    OperatorReason.LENGTH_DRIFT,
     OperatorReason.GRAD_NORM_SPIKE,
     OperatorReason.TRAINING,
     OperatorReason.FINISHED,
@@ -233,7 +240,7 @@ def test_next_attempt_waits_and_says_why_and_when():
     assert "HostLost (Infrastructure): gone." in made.message
     assert f"starts at {due:%Y-%m-%dT%H:%M:%SZ}" in made.message
     assert plan(job, observed, due - timedelta(seconds=1)).stage is Stage.BACKING_OFF
-    assert plan(job, observed, due).actions == (Apply(2), Create(2, "example.test/trainer:1"))
+    assert plan(job, observed, due).actions == (Apply(2, absent=True), Create(2, "example.test/trainer:1"))
 
 
 def test_clock_that_was_set_back_does_not_hold_the_next_attempt_back():

@@ -45,7 +45,7 @@ BASE = {"Complete": "False", "Failed": "False", "Running": "False"}
         (Stage.SUSPENDED, "Suspended", BASE | {"Suspended": "True"}),
         (Stage.ENDING, "Failing", BASE | {"Reconciling": "True"}),
         (Stage.RUNNING, "Running", BASE | {"Running": "True"}),
-        (Stage.FAILED, "Failed", BASE | {"Failed": "True"}),
+        (Stage.FAILED, "Failed", BASE | {"Failed": "True", "Stalled": "True"}),
         (Stage.SUCCEEDED, "Complete", BASE | {"Complete": "True"}),
     ],
 )
@@ -213,6 +213,8 @@ def test_merge_patch(old, new, patch):
         ([("Running", "False", "NotRunning")], [("Running", "True", "Training")], ["Running"]),
         ([("Stalled", "True", "SecretNotFound")], [("Stalled", "True", "ClaimNotFound")], ["Stalled"]),
         ([("Running", "True", "Training")], [("Running", "False", "NotRunning")], []),
+        ([], [("Reconciling", "True", "Queued"), ("Queued", "True", "Queued")], ["Reconciling"]),
+        ([], [("Failed", "True", "DataInvalid"), ("Stalled", "True", "DataInvalid")], ["Failed"]),
     ],
 )
 def test_events_of_transitions(old, new, told):

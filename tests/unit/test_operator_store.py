@@ -1,8 +1,10 @@
 """The store behind the watches, and its comparison with lists; the API server is a list of names and versions."""
 
+import asyncio
+
 from dpojob_operator import kube
 from dpojob_operator.kube import Versions
-from dpojob_operator.store import Store
+from dpojob_operator.store import WATCHED, Store
 from dpojob_operator.sync import Sync
 
 POD = {
@@ -64,21 +66,35 @@ class Lists:
         return self.pods if resource is kube.PODS else Versions(10, {})
 
 
-async def test_in_step_once_the_watch_has_shown_what_was_listed():
-    lists, store = Lists(), Store()
-    sync = Sync(lists, store)
-    await sync.compare()
+def listed(sync, resources=WATCHED):
+    """Let the watches of some kinds begin."""
+    for resource in resources:
+        objects = {("ns", "j-a1-0"): 5} if resource is kube.PODS else {}
+        sync.note_listed(resource, None, Versions(10, objects))
+
+
+async def test_in_step_once_every_watch_has_listed_its_objects():
+    sync = Sync(Lists(), Store())
+    listed(sync, [kube.DPOJOBS])
     assert (sync.in_step, sync.shown) == (False, True)
-    store.put(kube.PODS, version(POD, 5))
-    await sync.compare()
+    listed(sync)
+    await asyncio.wait_for(sync.settled(10), 10)
     assert sync.in_step
+
+
+def test_what_a_new_list_lacks_is_dropped():
+    store, woken = Store(), []
+    sync = Sync(Lists(), store, woken=woken.append)
+    store.put(kube.PODS, version(POD, 5))
+    sync.note_listed(kube.PODS, None, Versions(12, {}))
+    assert (woken, store.children(kube.PODS, ("ns", "j"))) == ([("ns", "j")], [])
 
 
 async def test_a_watch_that_stays_behind_is_noticed():
     lists, store = Lists(), Store()
     sync = Sync(lists, store)
     store.put(kube.PODS, version(POD, 5))
-    await sync.compare()
+    listed(sync)
     lists.pods = Versions(12, {("ns", "j-a1-0"): 11})
     await sync.compare()
     assert sync.in_step, "it may be on its way"

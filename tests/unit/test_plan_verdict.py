@@ -56,15 +56,19 @@ def test_the_largest_stage_decides() -> None:
     stages = [Stage("a", 1.0, None, True), Stage("b", 31.0, None, True)]
     verdict = judge(stages, 30.0, at_least=False)
     assert (verdict.fits, verdict.stage, verdict.tight) == (False, "b", False)
+    assert verdict.ends_in == "b"
+    assert judge([Stage("first", 30.5, None, True), *stages], 30.0, at_least=False).ends_in == "first"
     assert judge(stages, 31.5, at_least=False).tight
+    assert judge(stages, 31.5, at_least=False).ends_in is None
     assert not judge(stages, 31.5, at_least=True).fits, "what the compiler refused does not fit"
 
 
 def test_the_optimizer_starts_beside_policy_and_reference() -> None:
-    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, 21.0)}
+    stages = {stage.name: stage for stage in stages_of(config(), SIZES, 89.0, 21.0, {"evaluation": 40.0})}
     assert stages["optimizer initialisation"].device == 10 + 5 + 21
     assert stages["loading"].host == 2 * 4 * 3
     assert stages["training step"].device == 89.0
+    assert list(stages) == ["loading", "optimizer initialisation", "evaluation", "training step", "export"]
 
 
 def test_every_generation_of_the_table_has_a_chip() -> None:
@@ -92,14 +96,30 @@ def test_utilisation_is_of_all_chips() -> None:
     assert share_of_peak(275e12, 2.0, V4, 4) == pytest.approx(1 / 8)
 
 
-def test_recomputing_comes_first_and_every_change_is_a_valid_job() -> None:
+def test_recomputing_comes_first_with_whole_sequences_and_every_change_is_a_valid_job() -> None:
     found = list(candidates(config(mesh={"fsdp": 1, "sp": -1})))
-    assert found[0].changes == {"spec.gradientCheckpointing": "nothing_saveable"}
-    assert {"spec.mesh.fsdp": 32, "spec.mesh.sp": 1}.items() <= found[1].changes.items()
+    recomputed = {"spec.gradientCheckpointing": "nothing_saveable"}
+    assert found[0].changes == recomputed | {"spec.mesh.fsdp": 32, "spec.mesh.sp": 1}
+    assert found[1].changes == recomputed
+    assert next(candidates(config(mesh={"fsdp": 32}))).changes == recomputed
     for fix in found:
         training, mesh = fix.config.training, fix.config.plan.mesh
         assert training.global_batch_size % (training.gradient_accumulation_steps * mesh.data_shards) == 0
         assert np.prod(mesh.dims()) == fix.config.plan.chips
+
+
+def test_weights_that_every_chip_would_hold_are_divided_first() -> None:
+    found = next(candidates(config(mesh={"dp": -1, "fsdp": 1})))
+    assert found.changes == {"spec.mesh.dp": 1, "spec.mesh.fsdp": 32}
+    assert found.config.plan.mesh.dims() == (1, 32, 1, 1, 1)
+    slices = config(
+        accelerator={"type": "v4-64", "slices": 2},
+        mesh={"dp": 4, "fsdp": 16},
+        training={"globalBatchSize": 64},
+    )
+    assert next(candidates(slices)).changes == {"spec.mesh.dp": 2, "spec.mesh.fsdp": 32}, (
+        "between slices they stay"
+    )
 
 
 def test_what_is_done_already_is_not_suggested() -> None:

@@ -60,12 +60,14 @@ def lines(steps: int = 8, evaluations: tuple[int, ...] = (0, 8)) -> str:
         if step:
             numbers = {"loss": 0.7 - margin / 4, "rewards/margins": margin, "rewards/accuracies": 0.75}
             numbers |= {"rewards/chosen": margin / 2, "rewards/rejected": -margin / 2, "grad_norm": 2.0}
-            numbers |= {"logps/chosen": -20.0, "logps/rejected": -30.0, "learning_rate": 1e-5}
-            numbers |= {"seconds": 2.0 if step > 1 else 60.0, "tokens": 3000.0, "attempt": 1}
+            numbers |= {"lengths/correlation": -0.25, "logps/chosen": -20.0, "logps/rejected": -30.0}
+            numbers |= {"learning_rate": 1e-5, "tokens": 3000.0, "attempt": 1}
+            numbers |= {"seconds": 2.0 if step > 1 else 60.0}
             found.append({"step": step} | numbers)
         if step in evaluations:
             accuracy = 0.0 if step == 0 else 0.75
             held_out = {"loss": 0.7, "rewards/margins": margin, "rewards/accuracies": accuracy, "pairs": 16.0}
+            held_out |= {"lengths/correlation": 0.5 if step else -1.0}
             found.append({"step": step} | {f"eval/{name}": value for name, value in held_out.items()})
     return "\n".join(map(json.dumps, found))
 
@@ -138,11 +140,12 @@ def test_it_has_every_curve_with_its_legend(page: Page) -> None:
     labels = [
         str(attrs["aria-label"]) for tag, attrs in page.elements if tag == "svg" and "aria-label" in attrs
     ]
-    titles = ["Loss", "Reward margin", "Reward accuracy", "Rewards", "Log-probabilities", "Gradient norm"]
-    titles += ["Learning rate", "Seconds per step", "Histogram"]
+    titles = ["Loss", "Reward margin", "Reward accuracy", "Length drift", "Rewards", "Log-probabilities"]
+    titles += ["Gradient norm", "Learning rate", "Seconds per step", "Histogram"]
     assert [label.split(" o")[0] for label in labels] == titles
     assert "training ends at 0.8; held out ends at 0.8" in labels[1]
-    assert "chosen ends at 0.4; rejected ends at −0.4" in labels[3]
+    assert "training ends at −0.25; held out ends at 0.5" in labels[3]
+    assert "chosen ends at 0.4; rejected ends at −0.4" in labels[4]
 
 
 def test_it_holds_the_counts_against_the_gate(page: Page) -> None:
@@ -157,6 +160,21 @@ def test_it_shows_completions_and_how_their_length_changed(page: Page) -> None:
         "Length before 40.0 tokens on average Length after 20.0 tokens on average Length change −50 %"
         in page.text
     )
+
+
+def test_it_holds_the_run_against_its_plan() -> None:
+    numbers = {"peak_bytes": 20 * 2**30, "usable_bytes": 30 * 2**30, "step_seconds": 1.6, "hours": 1.5}
+    config = configuration(FSDP)
+    assert "What was planned" not in Page(report.render(config, summary(), lines())).text
+    config = config.model_copy(update={"plan": config.plan.model_copy(update=numbers)})
+    text = Page(report.render(config, summary(matchesPlan=False), lines())).text
+    for told in (
+        "20 of 30\u00a0GiB",
+        "2\u00a0s on average (+25\u00a0%)",
+        "1\u00a0h 30\u00a0min",
+        "another one",
+    ):
+        assert told.replace("\u00a0", " ") in text.replace("\u00a0", " ")
 
 
 def test_text_of_strangers_stays_text() -> None:

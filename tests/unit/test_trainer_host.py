@@ -74,3 +74,21 @@ def test_cpu_has_none_of_it():
     )
     host.prepare_environment(config, HostTask(config.to_json(), 2, ADDRESSES, 1234, DRIVER))
     assert not [name for name in os.environ if name.startswith(("TPU_", "MEGASCALE_"))]
+
+
+def test_flags_of_the_spec_reach_libtpu_before_those_of_the_environment():
+    """libtpu takes the last of equal flags, so `runtime.env` wins; a process that is started with them has them once."""
+    os.environ["LIBTPU_INIT_ARGS"] = "--xla_tpu_scoped_vmem_limit_kib=1"
+    flags = {"xla_tpu_scoped_vmem_limit_kib": "65536", "xla_tpu_enable_async_collective_fusion": "true"}
+    config = trainer_config(b.make_job({"runtime": {"xlaFlags": flags}}), 1)
+    wanted = (
+        "--xla_tpu_enable_async_collective_fusion=true --xla_tpu_scoped_vmem_limit_kib=65536 "
+        "--xla_tpu_scoped_vmem_limit_kib=1"
+    )
+    for _ in range(2):
+        os.environ |= host.environment(config)
+        assert os.environ["LIBTPU_INIT_ARGS"] == wanted
+
+
+def test_without_flags_libtpus_arguments_are_left_alone():
+    assert "LIBTPU_INIT_ARGS" not in host.environment(trainer_config(b.make_job({}), 1))

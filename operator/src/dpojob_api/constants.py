@@ -13,6 +13,7 @@ FIELD_MANAGER: Final = "dpojob-operator"
 
 LABEL_JOB: Final = f"{GROUP}/job"
 LABEL_CHECK: Final = f"{GROUP}/check"
+LABEL_PLAN: Final = f"{GROUP}/plan"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 ANNOTATION_STOP: Final = f"{GROUP}/stop"
 LABEL_ROLE: Final = f"{GROUP}/role"
@@ -36,6 +37,9 @@ PVC_MOUNT_ROOT: Final = "/mnt/dpojob"
 # Folders that stand for claims where none is mounted.
 CLAIMS_VARIABLE: Final = "DPOJOB_CLAIMS"
 
+# Bytes of a device that a plan for platform cpu takes for usable, instead of the chip's.
+USABLE_BYTES_VARIABLE: Final = "DPOJOB_PLAN_USABLE_BYTES"
+
 # The operator names the trainer's image in it, for the model's lineage.
 IMAGE_VARIABLE: Final = "DPOJOB_IMAGE"
 
@@ -55,6 +59,7 @@ OUTPUT_SUMMARY: Final = "summary.json"
 OUTPUT_REPORT: Final = "report.html"
 OUTPUT_TENSORBOARD: Final = "tensorboard"
 OUTPUT_COMPILE_CACHE: Final = "compile-cache"
+OUTPUT_PLANS: Final = "plans"
 OUTPUT_PAIRS: Final = "pairs"
 OUTPUT_REFERENCE: Final = "reference"
 OUTPUT_BASE_SAMPLES: Final = "base-samples.json"

@@ -76,6 +76,20 @@ class GradNormGuard(ApiModel):
     action: GuardAction = action()
 
 
+class LengthDriftGuard(ApiModel):
+    """The policy prefers a completion for its length."""
+
+    max_correlation: float = Field(
+        default=0.8,
+        gt=0.0,
+        lt=1.0,
+        description="maxCorrelation is the largest correlation of the reward margin with the chosen completion's length less "
+        "the rejected one's; its square is the share of the margins' variance that goes with length.",
+    )
+    after_steps: int = after_steps(100)
+    action: GuardAction = action()
+
+
 class NonFiniteLossGuard(ApiModel):
     """What follows when the trainer ends as NonFiniteLoss, which it always does by itself."""
 
@@ -91,6 +105,10 @@ class GuardsSpec(ApiModel):
     chosen_log_prob: ChosenLogProbGuard | None = Field(
         default=None,
         description="chosenLogProb bounds how far the chosen completions' log-probability may fall.",
+    )
+    length_drift: LengthDriftGuard | None = Field(
+        default=None,
+        description="lengthDrift bounds how far the reward margins of the newest steps seen follow the completions' lengths.",
     )
     grad_norm: GradNormGuard | None = Field(
         default=None, description="gradNorm bounds the gradient norm of three steps seen in a row."
@@ -109,4 +127,4 @@ class GuardsSpec(ApiModel):
     @property
     def is_set(self) -> bool:
         """Whether any guard looks at the numbers of a run."""
-        return any((self.reward_accuracy, self.chosen_log_prob, self.grad_norm))
+        return any((self.reward_accuracy, self.chosen_log_prob, self.length_drift, self.grad_norm))

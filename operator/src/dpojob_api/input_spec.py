@@ -134,3 +134,8 @@ class DatasetSpec(ApiModel):
     gate: GateSpec = Field(
         default=GateSpec(), description="gate is what the data must be like before training starts."
     )
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are pairs to evaluate on."""
+        return self.eval_split is not None or self.eval_fraction > 0

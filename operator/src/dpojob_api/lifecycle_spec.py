@@ -1,5 +1,6 @@
 """What a user may change while a job lives: retries, suspension, limits. ``spec.MUTABLE`` lists these fields."""
 
+from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
@@ -128,4 +129,28 @@ class ProgressSpec(ApiModel):
         le=604800,
         description="stallSeconds ends an attempt whose step and phase have not changed for so long; the phases compiling "
         "and reference do not count. Take more than the longest of load, evaluation, checkpoint and export. Off if unset.",
+    )
+
+
+class PlanEnforcement(StrEnum):
+    """What a plan may do to a job."""
+
+    OFF = "Off"
+    WARN = "Warn"
+    REQUIRE = "Require"
+
+
+class PlanSpec(ApiModel):
+    """The plan that is made before the first attempt: does the job fit its slice, and how long does it take?"""
+
+    enforce: PlanEnforcement = Field(
+        default=PlanEnforcement.WARN,
+        description='enforce is Warn (condition FitsHBM tells), Require (a job that is not known to fit waits) or "Off" (no '
+        "plan; the quotes keep YAML from reading false).",
+    )
+    timeout_seconds: int = Field(
+        default=600,
+        ge=60,
+        le=86400,
+        description="timeoutSeconds is how long the plan's pod may run. A plan that takes longer says nothing (Unknown).",
     )

@@ -29,6 +29,16 @@ class ConditionType(Documented):
         "DataValid",
         "True once the pairs have been examined and accepted, with their counts; False if they were refused. Absent before.",
     )
+    FITS_HBM = (
+        "FitsHBM",
+        "True if the job fits the memory of its chips by its plan (spec.plan), False if it does not, Unknown if the plan came to "
+        "nothing; the message has the numbers. Absent before.",
+    )
+    PLAN_DRIFT = (
+        "PlanDrift",
+        "True if the run is not what was planned: another step, or steps of another duration; the job goes on. Only present "
+        "while True.",
+    )
     RECONCILING = (
         "Reconciling",
         "True while the operator is bringing an attempt up or down; only present while True.",
@@ -43,7 +53,8 @@ class ConditionType(Documented):
     )
     STALLED = (
         "Stalled",
-        "True while something outside the job must be put right first; the job goes on by itself then. Only present while True.",
+        "True while something outside the job must be put right first; the job goes on by itself then. Also True beside Failed: "
+        "of a job that has failed, kstatus (Flux) looks at nothing else. Only present while True.",
     )
     DISCOURAGED = (
         "Discouraged",
@@ -67,6 +78,29 @@ class OperatorReason(Documented):
     DATA_CHECK_FAILED = (
         "DataCheckFailed",
         "The Job that examines the data ended without a verdict; the message has its end. It is tried again.",
+    )
+    PLANNING = (
+        "Planning",
+        "A Job finds out whether the slice's memory is enough before the slice is asked for (spec.plan).",
+    )
+    PLAN_FITS = "PlanFits", "By the plan the job fits; the message has the bytes and the time of a step."
+    DOES_NOT_FIT_HBM = (
+        "DoesNotFitHBM",
+        "By the plan the job needs more memory than a chip has; the message has the smallest change tried that fits. Create a "
+        "new DPOJob with it, or set spec.plan.enforce to Warn to start all the same.",
+    )
+    PLAN_UNKNOWN = (
+        "PlanUnknown",
+        "The plan came to nothing; the message says why. With spec.plan.enforce Require it is tried again; set it to Warn to "
+        "start without.",
+    )
+    STEP_DIFFERS = (
+        "StepDiffers",
+        "The step that the trainer lowered is not the one that was planned, so the plan's numbers may not hold.",
+    )
+    STEP_TIME_DRIFT = (
+        "StepTimeDrift",
+        "The mean duration of the steps is more than a quarter away from status.plan.stepSeconds.",
     )
     EVICTED_BY_KUEUE = (
         "EvictedByKueue",
@@ -101,6 +135,11 @@ class OperatorReason(Documented):
         "ChosenLogProbCollapsed",
         "The chosen completions have become unlikely (spec.guards.chosenLogProb). Lower training.learningRate or raise "
         "dpo.beta.",
+    )
+    LENGTH_DRIFT = (
+        "LengthDrift",
+        "The policy prefers completions for their length (spec.guards.lengthDrift). Balance the lengths of the pairs, raise "
+        "dpo.beta or lower training.learningRate.",
     )
     GRAD_NORM_SPIKE = (
         "GradientNormSpike",

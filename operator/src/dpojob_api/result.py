@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from dpojob_api.base import ApiModel
 from dpojob_api.constants import RESULT_PREFIX
 from dpojob_api.reasons import TrainerReason
+from dpojob_api.status import PlanVerdict
 
 MAX_TERMINATION_MESSAGE = 4096
 """Bytes of a container's termination message that the kubelet keeps."""
@@ -24,7 +25,7 @@ class TrainerResult(ApiModel):
     pairs: dict[str, int] | None = Field(
         default=None, description="pairs is what became of the pairs, by the kinds of metrics.DATA_KINDS."
     )
-
+    plan: PlanVerdict | None = Field(default=None, description="plan is what a plan has found.")
     recorded: bool | None = Field(
         default=None,
         description="recorded is false if the driver waited in vain for the operator to write a finished run down.",

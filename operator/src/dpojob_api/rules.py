@@ -66,6 +66,7 @@ PATTERN_MESSAGES = {
     slice_spec.LABEL_VALUE_PATTERN: "must be a label value: letters, digits, '-', '_' and '.'",
     slice_spec.LABEL_KEY_PATTERN: "must be a label key such as cloud.google.com/gke-nodepool",
     slice_spec.TOPOLOGY_PATTERN: "must be sides joined by x, such as 2x4x4; see docs/reference/accelerators.md",
+    slice_spec.XLA_VALUE_PATTERN: 'must be a string: "true", "false" or a whole number in quotes',
     slice_spec.IMAGE_PATTERN: "must be an image reference such as registry/repository:tag; the repository has no upper-case letters",
     input_spec.REVISION_PATTERN: "must be a branch, tag or commit",
     input_spec.SPLIT_PATTERN: "must be the name of a split, such as train: letters, digits, '-', '_' and '.'",
@@ -301,6 +302,13 @@ RULES: dict[type[ApiModel], tuple[Rule, ...]] = {
             "|| quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
             "requests must not exceed limits; raise the limit or lower the request",
             ".requests",
+        ),
+    ),
+    slice_spec.RuntimeSpec: (
+        keys_match(
+            "xlaFlags",
+            slice_spec.XLA_FLAG_PATTERN,
+            "runtime.xlaFlags has an unknown name (docs/reference/api.md has them); set others as LIBTPU_INIT_ARGS in runtime.env",
         ),
     ),
     slice_spec.HeadSpec: (

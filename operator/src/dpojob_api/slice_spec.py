@@ -36,6 +36,22 @@ QUANTITY_RULE = {
     "rule": f"type(self) == int ? self >= 0 : self.matches(r'{QUANTITY_PATTERN}')",
     "message": "must be a quantity such as 500m, 4 or 16Gi",
 }
+XLA_FLAGS = (
+    "xla_enable_async_all_gather",
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib",
+    "xla_tpu_data_parallel_opt_different_sized_ops",
+    "xla_tpu_enable_async_collective_fusion",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps",
+    "xla_tpu_enable_data_parallel_all_reduce_opt",
+    "xla_tpu_enable_latency_hiding_scheduler",
+    "xla_tpu_overlap_compute_collective_tc",
+    "xla_tpu_scoped_vmem_limit_kib",
+)
+XLA_FLAG_PATTERN = f"^({'|'.join(XLA_FLAGS)})$"
+XlaFlag = Annotated[str, StringConstraints(pattern=XLA_FLAG_PATTERN)]
+XLA_VALUE_PATTERN = "^(true|false|[0-9]{1,9})$"
+XlaValue = Annotated[str, StringConstraints(pattern=XLA_VALUE_PATTERN, max_length=9)]
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
@@ -208,6 +224,12 @@ class RuntimeSpec(ApiModel):
         max_length=64,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         description="env is added to every Ray container.",
+    )
+    xla_flags: dict[XlaFlag, XlaValue] | None = Field(
+        default=None,
+        max_length=len(XLA_FLAGS),
+        description="xlaFlags is options of the TPU compiler, without --, that change speed and memory but no number that is "
+        f"trained: {', '.join(XLA_FLAGS)}. They join LIBTPU_INIT_ARGS on the hosts; `dpojob plan --tune` finds them.",
     )
     head: HeadSpec = Field(default=HeadSpec(), description="head is the Ray head pod.")
     host: HostSpec = Field(default=HostSpec(), description="host is the pods on the TPU hosts.")

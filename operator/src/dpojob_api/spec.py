@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 from dpojob_api.base import ApiModel
 from dpojob_api.guards_spec import GuardsSpec
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
-from dpojob_api.lifecycle_spec import BudgetSpec, ProgressSpec, RetryPolicySpec
+from dpojob_api.lifecycle_spec import BudgetSpec, PlanSpec, ProgressSpec, RetryPolicySpec
 from dpojob_api.slice_spec import AcceleratorSpec, CredentialsSpec, RuntimeSpec
 from dpojob_api.training_spec import TrainingSpec
 from dpojob_api.uris import OUTPUT_PATTERN
@@ -286,6 +286,10 @@ class DPOJobSpec(ApiModel):
     guards: GuardsSpec = Field(
         default=GuardsSpec(), description="guards are rules on training itself, all off by default."
     )
+    plan: PlanSpec = Field(
+        default=PlanSpec(),
+        description="plan is what is found out before a slice is asked for, see docs/plan.md.",
+    )
 
 
 MUTABLE = frozenset(
@@ -297,6 +301,7 @@ MUTABLE = frozenset(
         "budget",
         "progress",
         "guards",
+        "plan",
     }
 )
 """Fields of the spec that may change while a job lives; they take effect without a restart."""

@@ -13,13 +13,14 @@ from dpojob_api.mesh import ResolvedMesh
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Short = Annotated[str, StringConstraints(max_length=256)]
+Truth = Literal["True", "False", "Unknown"]
 
 
 class Condition(ApiModel):
     """A Kubernetes condition (meta/v1 Condition)."""
 
     type: Short = Field(description="type is the condition in CamelCase.")
-    status: Literal["True", "False", "Unknown"] = Field(description="status is True, False or Unknown.")
+    status: Truth = Field(description="status is True, False or Unknown.")
     reason: Short = Field(
         description="reason is a documented CamelCase word, see docs/reference/conditions.md."
     )
@@ -30,8 +31,37 @@ class Condition(ApiModel):
     )
 
 
-class PlanStatus(ApiModel):
-    """What the accelerator and mesh in the spec resolve to."""
+class PlanEstimate(ApiModel):
+    """What a plan has found before the first attempt (``docs/plan.md``); nothing without one."""
+
+    step_seconds: float | None = Field(
+        default=None, description="stepSeconds is the estimate of one optimizer step; unset on CPU."
+    )
+    hours: float | None = Field(default=None, description="hours is the estimate of all steps.")
+    chip_hours: float | None = Field(default=None, description="chipHours is the estimate of all steps.")
+    peak_bytes: int | None = Field(
+        default=None, description="peakBytes is what the largest stage needs on one chip."
+    )
+    usable_bytes: int | None = Field(
+        default=None, description="usableBytes is what programs and arrays can take on one chip."
+    )
+    fingerprint: Short | None = Field(
+        default=None, description="fingerprint is of the step that was planned; the trainer compares its own."
+    )
+    fix: Text | None = Field(
+        default=None,
+        description="fix is the smallest change tried that makes the job fit, as field: value, field: value.",
+    )
+
+
+class PlanVerdict(PlanEstimate):
+    """What the plan's pod hands over."""
+
+    fits: bool = Field(description="fits tells whether every stage of the run does.")
+
+
+class PlanStatus(PlanEstimate):
+    """What the accelerator and mesh in the spec resolve to, and what a plan has found about them."""
 
     accelerator_type: Short = Field(description="acceleratorType is the Cloud TPU accelerator type.")
     topology: Short = Field(description="topology is the shape of a slice.")
@@ -152,6 +182,18 @@ class OutputStatus(ApiModel):
     model: Text | None = Field(default=None, description="model is the folder of the tuned model.")
 
 
+class LengthMoments(ApiModel):
+    """Moments of the reward margin and of chosen less rejected length in tokens, over the pairs of a step."""
+
+    difference: float = Field(description="difference is the mean of chosen less rejected tokens.")
+    margin: float = Field(description="margin is the mean reward margin.")
+    difference_variance: float = Field(
+        description="differenceVariance is the variance of chosen less rejected tokens."
+    )
+    margin_variance: float = Field(description="marginVariance is the variance of the reward margin.")
+    covariance: float = Field(description="covariance is that of both.")
+
+
 class GuardSample(ApiModel):
     """What one step is judged by."""
 
@@ -165,6 +207,9 @@ class GuardSample(ApiModel):
     )
     grad_norm: float | None = Field(
         default=None, description="gradNorm is the gradient norm before clipping."
+    )
+    lengths: LengthMoments | None = Field(
+        default=None, description="lengths is how the reward margins go with the completions' lengths."
     )
 
 
@@ -215,7 +260,7 @@ class DPOJobStatus(ApiModel):
         default=[],
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="conditions are Complete, Failed, Running, DataValid, Reconciling, Queued, Suspended and Stalled.",
+        description="conditions are those of docs/reference/conditions.md: Complete, Failed, Running, DataValid, FitsHBM and others.",
     )
     plan: PlanStatus | None = Field(default=None, description="plan is what the spec resolves to.")
     attempt: int | None = Field(default=None, description="attempt is the number of the newest attempt.")

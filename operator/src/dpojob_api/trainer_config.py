@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpojob_api.base import ApiModel
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
-from dpojob_api.slice_spec import Launcher, Platform
+from dpojob_api.slice_spec import Launcher, Platform, XlaFlag, XlaValue
 from dpojob_api.spec import (
     AttentionSpec,
     DPOSpec,
@@ -16,7 +16,7 @@ from dpojob_api.spec import (
     PrecisionSpec,
     TrackingSpec,
 )
-from dpojob_api.status import PlanStatus
+from dpojob_api.status import PlanEstimate, PlanStatus
 from dpojob_api.training_spec import TrainingSpec
 from dpojob_api.v1alpha1 import DPOJob, plan_of, shape_of
 
@@ -44,7 +44,7 @@ class TrainerConfig(ApiModel):
     dpo: DPOSpec = Field(description="dpo is spec.dpo with maxLength set.")
     training: TrainingSpec = Field(description="training is spec.training.")
     precision: PrecisionSpec = Field(description="precision is spec.precision.")
-    plan: PlanStatus = Field(description="plan is the resolved slice and mesh.")
+    plan: PlanStatus = Field(description="plan is the resolved slice and mesh, and what a plan has found.")
     generation: str = Field(description="generation is the TPU generation, e.g. v4.")
     attention: AttentionSpec = Field(description="attention is spec.attention with maxPositions set.")
     gradient_checkpointing: GradientCheckpointing = Field(description="gradientCheckpointing is the spec's.")
@@ -52,6 +52,9 @@ class TrainerConfig(ApiModel):
     tracking: TrackingSpec = Field(description="tracking is spec.tracking.")
     launcher: Launcher = Field(description="launcher is spec.runtime.launcher.")
     platform: Platform = Field(description="platform is spec.runtime.platform.")
+    xla_flags: dict[XlaFlag, XlaValue] = Field(
+        default_factory=dict, description="xlaFlags is spec.runtime.xlaFlags."
+    )
 
     def to_json(self) -> str:
         """Return the file's text; equal configurations give equal text."""
@@ -71,7 +74,7 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
         dpo=spec.dpo.model_copy(update={"max_length": max_length}),
         training=resolve_training(spec.training, rate_factor(job, attempt)),
         precision=spec.precision,
-        plan=plan_of(spec),
+        plan=planned(job, attempt),
         generation=shape_of(spec).generation,
         attention=spec.attention.model_copy(
             update={"max_positions": spec.attention.max_positions or max_length}
@@ -81,7 +84,16 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
         tracking=spec.tracking,
         launcher=spec.runtime.launcher,
         platform=spec.runtime.platform,
+        xla_flags=spec.runtime.xla_flags or {},
     )
+
+
+def planned(job: DPOJob, attempt: int) -> PlanStatus:
+    """Return the slice and the mesh with what a plan has found, which holds for the step at its own learning rate."""
+    found = {name: getattr(job.status.plan, name, None) for name in PlanEstimate.model_fields}
+    if rate_factor(job, attempt) != 1:
+        found["fingerprint"] = None
+    return plan_of(job.spec).model_copy(update=found)
 
 
 def rate_factor(job: DPOJob, attempt: int) -> float:

@@ -95,7 +95,13 @@ async def work(
     informer = Informer(api, http, settings.namespaces, woken=lambda job: queue.add(job))
     observer = Observer(informer.api, http, informer.outputs)
     reconciler = Reconciler(informer.api, observer, settings, told=jobs.told, glance=informer)
-    queue = WorkQueue(reconciler.reconcile, finished=metrics.count_reconcile, about=logs.about)
+    queue = WorkQueue(
+        reconciler.reconcile,
+        finished=metrics.count_reconcile,
+        about=logs.about,
+        # Nobody waits for words as for a slice.
+        is_urgent=lambda job: not informer.has_made(job),
+    )
     metrics.QUEUE_LENGTH.set_function(queue.__len__)
 
     async def reconcile() -> None:
@@ -105,7 +111,7 @@ async def work(
     broken = asyncio.Event()
     async with probes.served(probes.build_app(queue, informer.sync), settings.probe_port):
         await kopf.operator(
-            registry=handlers.build_registry(informer.show, broken, informer.sync.run, reconcile),
+            registry=handlers.build_registry(broken, informer.run, informer.sync.run, reconcile),
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
@@ -116,12 +122,12 @@ async def work(
 
 
 async def wait_until_served(api: kube.ApiServer, settings: Settings) -> None:
-    """Wait until the API server knows DPOJobs; kopf looks for the kinds that it watches only once."""
+    """Wait until the API server knows DPOJobs; without them there is nothing to do."""
     namespace = settings.namespaces[0] if settings.namespaces else None
     while True:
         try:
-            await api.list(kube.DPOJOBS, namespace)
-            return
+            async for _ in api.pages(kube.DPOJOBS, namespace, "", 1, kube.METADATA):
+                return
         except NotFoundError:
             log.warning("the API server knows no DPOJob: apply the CRD (crds/ or the chart)")
         except TransientError as error:

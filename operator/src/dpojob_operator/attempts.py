@@ -25,7 +25,7 @@ OUTCOME: dict[Stage, Outcome] = {
 }
 # Stages in which the plan's attempt has no RayJob yet.
 BEFORE_ATTEMPT = frozenset(
-    {Stage.CHECKING, Stage.STALLED, Stage.CLEANING, Stage.BACKING_OFF, Stage.SUSPENDED}
+    {Stage.CHECKING, Stage.PLANNING, Stage.STALLED, Stage.CLEANING, Stage.BACKING_OFF, Stage.SUSPENDED}
 )
 # The attempt's own reason where the job's is about what comes next.
 REASON: dict[str, str] = {

@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 from dpojob_api import constants
 from dpojob_operator import kube, pacing
+from dpojob_operator.brief import Brief
 from dpojob_operator.desired.metadata import job_name
 from dpojob_operator.errors import NotFoundError
 from dpojob_operator.kube import Json, Key, Resource
 from dpojob_operator.store import WATCHED, Store
 
 SELECTOR = f"{constants.LABEL_JOB}="
+
+QUOTA_SECONDS = 5.0
+"""For how long a namespace's ResourceQuotas count for other jobs; a job that they hold back reads them itself."""
 
 
 class WriteThrough:
@@ -43,6 +47,10 @@ class WriteThrough:
 
     async def create(self, resource: Resource, body: Json) -> Json:
         """Create an object."""
+        if resource is kube.CONFIGMAPS:
+            made = await self._api.create(resource, body)
+            self._store.put(resource, made)
+            return made
         if resource is not kube.RAYJOBS:
             return await self._api.create(resource, body)
         labels = body["metadata"]["labels"]
@@ -78,6 +86,7 @@ class Cache:
         self._store = store
         self._clock = clock
         self._look_again: dict[Key, float] = {}
+        self._quotas = Brief(api, kube.QUOTAS, QUOTA_SECONDS, clock)
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
         """Return an object."""
@@ -95,6 +104,8 @@ class Cache:
         """Return the objects that a label selector matches."""
         if resource in WATCHED and namespace is not None and selector.startswith(SELECTOR):
             return self._store.children(resource, (namespace, selector.removeprefix(SELECTOR)))
+        if resource is kube.QUOTAS and namespace is not None and not selector:
+            return await self._quotas.of(namespace)
         return await self._api.list(resource, namespace, selector)
 
     async def _config_map(self, key: Key) -> Json:

@@ -29,7 +29,7 @@ def examine(job: DPOJob, observed: Observed, image: str, now: datetime) -> Plan 
         return None
     if check is None:
         message = f"Job {name} is created; it examines the data before a slice is asked for."
-        return checking(number, message, Apply(number), Check(number, image))
+        return checking(number, message, Apply(number, observed.config_map is None), Check(number, image))
     if check.owner_uid != job.metadata.uid:
         message = (
             f"Job {name!r} exists and does not belong to this DPOJob: delete it, or use another job name."

@@ -1,4 +1,4 @@
-"""How the operator reaches the API server: kopf's own logins, shared by its watches and by the operator's calls.
+"""How the operator reaches the API server: kopf's own logins, used for the operator's own watches and calls.
 
 The official client is only imported where a kubeconfig names a plugin for its credentials, since importing it takes as
 much memory as a thousand jobs do.
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 RELOAD_SECONDS = 60.0
 """After which the token is read again; the kubelet rotates it long before it expires."""
 CONNECTIONS = 32
+"""For calls; each has buffers of a quarter of a megabyte."""
 TIMEOUT = aiohttp.ClientTimeout(total=35.0, sock_connect=5.0)
 
 
@@ -48,12 +49,12 @@ def cluster_address() -> str | None:
 
 
 class Connection:
-    """A session with the API server whose credentials are read again from time to time."""
+    """Sessions with the API server, for calls and for watches; the credentials are read again from time to time."""
 
     def __init__(self, info: kopf.ConnectionInfo) -> None:
         self._info = info
         self._read_at = time.monotonic()
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     @property
     def server(self) -> str:
@@ -62,12 +63,20 @@ class Connection:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session, opened in the running event loop at its first use."""
-        if self._session is None:
+        """The session for calls, opened in the running event loop at its first use."""
+        return self._session_of(CONNECTIONS)
+
+    @property
+    def streams(self) -> aiohttp.ClientSession:
+        """The session for watches, each of which holds a connection."""
+        return self._session_of(0)
+
+    def _session_of(self, limit: int) -> aiohttp.ClientSession:
+        if limit not in self._sessions:
             secure = self._info.as_ssl_context() if self.server.startswith("https") else True
-            connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=secure)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
-        return self._session
+            connector = aiohttp.TCPConnector(limit=limit, ssl=secure)
+            self._sessions[limit] = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
+        return self._sessions[limit]
 
     def headers(self) -> dict[str, str]:
         """Return the headers with the newest credentials."""
@@ -77,10 +86,10 @@ class Connection:
         return self._info.as_http_headers()
 
     async def close(self) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the sessions."""
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
 
 def kopf_has_token(info: kopf.ConnectionInfo) -> bool:

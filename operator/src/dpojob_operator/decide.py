@@ -7,7 +7,7 @@ from dpojob_api.constants import MAX_ATTEMPT
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import AttemptStatus
 from dpojob_api.v1alpha1 import DPOJob
-from dpojob_operator import checking, history, running
+from dpojob_operator import checking, history, planning, running
 from dpojob_operator.desired import metadata
 from dpojob_operator.observed import Observed, Prerequisites
 from dpojob_operator.plan import (
@@ -110,12 +110,15 @@ def start(job: DPOJob, observed: Observed, settings: Settings, now: datetime) ->
     unchecked = checking.examine(job, observed, image, now)
     if unchecked is not None:
         return unchecked
+    unplanned = planning.examine(job, observed, image, now)
+    if unplanned is not None:
+        return unplanned
     return Plan(
         Stage.CREATED,
         number,
         OperatorReason.ATTEMPT_CREATED,
         f"RayJob {name} is created.",
-        (Apply(number), Create(number, image, prerequisites.kueue)),
+        (Apply(number, observed.config_map is None), Create(number, image, prerequisites.kueue)),
     )
 
 

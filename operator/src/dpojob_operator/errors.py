@@ -17,6 +17,10 @@ class ConflictError(KubeError):
     """The object exists already, or has changed since it was read."""
 
 
+class ExpiredError(KubeError):
+    """The version that a watch or a page asks for is too old; a new list helps."""
+
+
 class InvalidError(KubeError):
     """The object does not pass validation or admission."""
 
@@ -32,6 +36,7 @@ def error_for(status: int, message: str) -> KubeError:
         403: ForbiddenError,
         404: NotFoundError,
         409: ConflictError,
+        410: ExpiredError,
         422: InvalidError,
     }
     return kinds.get(status, TransientError)(f"{message} (HTTP {status})")

@@ -9,7 +9,7 @@ from dpojob_api.v1alpha1 import DPOJob
 from dpojob_operator.plan import Plan, Stage
 from dpojob_operator.status import summary_of
 
-GOING_ON = frozenset({Stage.QUEUED, Stage.CHECKING, Stage.STARTING, Stage.RUNNING})
+GOING_ON = frozenset({Stage.QUEUED, Stage.CHECKING, Stage.PLANNING, Stage.STARTING, Stage.RUNNING})
 # Entered only after a look at what still holds the slice.
 RELEASED = frozenset({Stage.BACKING_OFF, Stage.SUSPENDED})
 

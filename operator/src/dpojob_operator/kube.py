@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
@@ -32,7 +33,14 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-PAGE = 500
+ONE_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+PAGE = 100
+"""Objects that are in memory at a time while a list is read."""
+NAMES_PAGE = 500
+STREAM_SECONDS = 300
+"""After which the API server ends a watch."""
+SILENCE_SECONDS = 75.0
+"""After which a watch is dead: there is a bookmark every minute."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +157,11 @@ class ApiServer:
         return await self._call("apply", resource, path, query, body, APPLY)
 
     async def create(self, resource: Resource, body: Json) -> Json:
-        """Create an object."""
+        """Create an object and return it with the metadata that it has got."""
         query = {"fieldManager": constants.FIELD_MANAGER}
-        return await self._call("create", resource, resource.path(body["metadata"]["namespace"]), query, body)
+        path = resource.path(body["metadata"]["namespace"])
+        made = await self._call("create", resource, path, query, body, accept=ONE_METADATA)
+        return body | {"metadata": made["metadata"]}
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
         """Delete an object with what it owns, with a uid only that one; no error if it is gone."""
@@ -178,14 +188,44 @@ class ApiServer:
     async def list_versions(self, resource: Resource, namespace: str | None, selector: str) -> Versions:
         """Return name and version of the objects that a label selector matches."""
         found: dict[Key, int] = {}
-        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
-        while True:
-            page = await self._call("list", resource, resource.path(namespace), query, accept=METADATA)
+        version = 0
+        async for page in self.pages(resource, namespace, selector, NAMES_PAGE, METADATA):
             found |= {key_of(item): version_of(item) for item in page.get("items") or []}
+            version = version_of(page)
+        return Versions(version, found)
+
+    async def pages(
+        self, resource: Resource, namespace: str | None, selector: str, size: int = PAGE, accept: str = JSON
+    ) -> AsyncIterator[Json]:
+        """Yield the list of the objects that a label selector matches, page by page."""
+        query = {"limit": str(size)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._call("list", resource, resource.path(namespace), query, accept=accept)
+            yield page
             following = page.get("metadata", {}).get("continue")
             if not following:
-                return Versions(version_of(page), found)
+                return
             query = {**query, "continue": following}
+
+    async def watch(
+        self, resource: Resource, namespace: str | None, selector: str, version: int
+    ) -> AsyncIterator[Json]:
+        """Yield what happens after a version, until the API server ends the stream."""
+        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": str(version)}
+        query |= {"timeoutSeconds": str(STREAM_SECONDS)} | ({"labelSelector": selector} if selector else {})
+        path = resource.path(namespace)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE_SECONDS)
+        try:
+            headers = {"Accept": JSON} | self._connection.headers()
+            request = self._connection.streams.get(self._url(path, query), headers=headers, timeout=timeout)
+            async with request as response:
+                if response.status != 200:
+                    answer("GET", path, response.status, await response.read())
+                async for line in lines(response.content):
+                    if line:
+                        yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, kopf.LoginError, ValueError) as error:
+            raise TransientError(f"watch {path}: {type(error).__name__}: {error}") from error
 
     async def _call(
         self,
@@ -208,7 +248,7 @@ class ApiServer:
     async def _request(
         self, method: str, path: str, query: dict[str, str] | None, body: Json | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        url = URL(self._connection.server + path + ("?" + urlencode(query) if query else ""), encoded=True)
+        url = self._url(path, query)
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
             headers = headers | self._connection.headers()
@@ -216,6 +256,18 @@ class ApiServer:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError, kopf.LoginError) as error:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}") from error
+
+    def _url(self, path: str, query: dict[str, str] | None) -> URL:
+        return URL(self._connection.server + path + ("?" + urlencode(query) if query else ""), encoded=True)
+
+
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream, however long; aiohttp's own lines have a limit."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line
 
 
 def answer(method: str, path: str, status: int, text: bytes) -> Json:

@@ -8,16 +8,17 @@ at again (see ``freshness``).
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httpx
 
 from dpojob_api import constants
 from dpojob_api.v1alpha1 import DPOJob
-from dpojob_operator import checking, history, kube, parse, trainer_metrics
+from dpojob_operator import checking, history, kube, parse, planning, trainer_metrics
 from dpojob_operator.desired import metadata, rayjob, storage
 from dpojob_operator.desired.check import check_name
+from dpojob_operator.desired.planning import plan_name
 from dpojob_operator.errors import ForbiddenError, NotFoundError
 from dpojob_operator.observed import (
     CheckView,
@@ -87,15 +88,20 @@ class Observer:
             prerequisites=await self._prerequisites(job) if ray_job is None else None,
             scrape=await self._scrape(ours, ray_job, recorded=job.status.final_metrics is not None),
             workload=await self._workloads.of(namespace, ray_job),
-            check=await self._check(job) if ray_job is None and checking.is_due(job) else None,
+            check=await self._job_before(job, check_name, constants.LABEL_CHECK)
+            if ray_job is None and checking.is_due(job)
+            else None,
+            planner=await self._job_before(job, plan_name, constants.LABEL_PLAN)
+            if ray_job is None and planning.is_due(job)
+            else None,
         )
 
-    async def _check(self, job: DPOJob) -> CheckView | None:
+    async def _job_before(self, job: DPOJob, named: Callable[[str], str], label: str) -> CheckView | None:
         namespace, name = job.metadata.namespace, job.metadata.name
-        body = await found(self._api.get(kube.JOBS, namespace, check_name(name)))
+        body = await found(self._api.get(kube.JOBS, namespace, named(name)))
         if body is None:
             return None
-        pods = await self._api.list(kube.PODS, namespace, f"{constants.LABEL_CHECK}={name}")
+        pods = await self._api.list(kube.PODS, namespace, f"{label}={name}")
         return parse.check(body, pods)
 
     async def _old_ray_jobs(self, job: DPOJob, attempt: int) -> tuple[RayJobView, ...]:

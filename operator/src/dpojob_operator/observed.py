@@ -128,11 +128,12 @@ class WorkloadView:
 
 @dataclass(frozen=True)
 class CheckView:
-    """The Job that examines the data, and its newest pod."""
+    """A Job that comes before the slice, and its newest pod: the one that examines the data, or the one that plans."""
 
     name: str
     uid: str
     owner_uid: str | None
+    created: datetime | None = None
     deleting: bool = False
     ended: datetime | None = None
     """When it was complete or had failed."""
@@ -213,6 +214,8 @@ class Observed:
     """Kueue's Workload while the RayJob is suspended."""
     check: CheckView | None = None
     """The Job that examines the data; only looked up while that is due."""
+    planner: CheckView | None = None
+    """The Job that plans the attempt; only looked up while that is due."""
 
     @property
     def head(self) -> PodView | None:

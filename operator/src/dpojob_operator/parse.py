@@ -151,7 +151,7 @@ def queue_rank(body: Json) -> tuple[int, str, str]:
 
 
 def check(body: Json, pods: Sequence[Json]) -> CheckView:
-    """Read the Job that examines the data and the result in its newest pod's termination message."""
+    """Read a Job that comes before the slice, and the result in its newest pod's termination message."""
     meta, conditions = body.get("metadata", {}), (body.get("status") or {}).get("conditions") or []
     true = {c.get("type"): c for c in conditions if c.get("status") == "True"}
     end = true.get("Complete") or true.get("Failed")
@@ -162,6 +162,7 @@ def check(body: Json, pods: Sequence[Json]) -> CheckView:
         name=meta.get("name", ""),
         uid=meta.get("uid", ""),
         owner_uid=controller_uid(body),
+        created=parse_time(meta.get("creationTimestamp")),
         deleting=is_deleting(body),
         ended=parse_time(end.get("lastTransitionTime")) if end else None,
         words=(joined(end.get("reason"), end.get("message")) or "") if end else "",

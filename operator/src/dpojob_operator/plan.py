@@ -20,6 +20,7 @@ class Stage(Enum):
     SUSPENDED = auto()
     QUEUED = auto()
     CHECKING = auto()
+    PLANNING = auto()
     CREATED = auto()
     STARTING = auto()
     RUNNING = auto()
@@ -42,6 +43,7 @@ class Kind(Enum):
     RAY_JOB = auto()
     RAY_CLUSTER = auto()
     CHECK = auto()
+    PLAN = auto()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Apply:
     """Bring the attempt's ConfigMap to its desired state."""
 
     attempt: int
+    absent: bool = False
+    """Whether there is none, so that it can be created, which costs the API server less."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Create:
 @dataclass(frozen=True)
 class Check:
     """Create the Job that examines the data."""
+
+    attempt: int
+    image: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Create the Job that plans the attempt."""
 
     attempt: int
     image: str
@@ -85,7 +97,7 @@ class Delete:
     uid: str | None = None
 
 
-Action = Apply | Create | Check | Stop | Delete
+Action = Apply | Create | Check | Estimate | Stop | Delete
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.status import Condition, DPOJobStatus
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import decide, freshness, history, kube, logs, pacing, status, transitions
+from dpojob_operator import decide, freshness, history, kube, logs, pacing, planning, status, transitions
 from dpojob_operator.desired import check, configmap, rayjob
+from dpojob_operator.desired.planning import build_plan
 from dpojob_operator.drafts import Drafts
 from dpojob_operator.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
 from dpojob_operator.kube import Json, Key
@@ -24,6 +25,7 @@ from dpojob_operator.plan import (
     Check,
     Create,
     Delete,
+    Estimate,
     Kind,
     Plan,
     Stage,
@@ -42,6 +44,7 @@ RESOURCES: dict[Kind, kube.Resource] = {
     Kind.RAY_JOB: kube.RAYJOBS,
     Kind.RAY_CLUSTER: kube.RAYCLUSTERS,
     Kind.CHECK: kube.JOBS,
+    Kind.PLAN: kube.JOBS,
 }
 
 
@@ -140,6 +143,8 @@ class Reconciler:
         key = (job.metadata.namespace, job.metadata.name)
         if self._glance is None or not freshness.is_first(plan) or self._glance.has_made(key):
             raise StaleError(plan.reason)
+        if self._glance.is_current(key[0]):
+            return
         now = await self._api.get(kube.DPOJOBS, *key)
         if now["metadata"].get("resourceVersion") != job.metadata.resource_version:
             raise StaleError("the job has changed")
@@ -160,6 +165,8 @@ class Reconciler:
                 await self._act(job, action)
         except (InvalidError, ForbiddenError) as error:
             log.warning("%s/%s: refused: %s", job.metadata.namespace, job.metadata.name, error)
+            if isinstance(action, Estimate):
+                return planning.refused(job, plan.attempt, str(error))
             return Plan(
                 Stage.STALLED,
                 plan.attempt,
@@ -172,12 +179,16 @@ class Reconciler:
     async def _act(self, job: DPOJob, action: Action) -> None:
         namespace = job.metadata.namespace
         match action:
-            case Apply(attempt):
-                await self._api.apply(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
+            case Apply(attempt, absent):
+                # If it is there after all, the conflict leads to another look: it may be somebody else's.
+                write = self._api.create if absent else self._api.apply
+                await write(kube.CONFIGMAPS, configmap.build_configmap(job, attempt))
             case Create(attempt, image, queued):
                 await self._create(kube.RAYJOBS, rayjob.build_rayjob(job, attempt, image, queued))
             case Check(attempt, image):
                 await self._create(kube.JOBS, check.build_check(job, attempt, image))
+            case Estimate(attempt, image):
+                await self._create(kube.JOBS, build_plan(job, attempt, image))
             case Stop(name, uid):
                 log.info("%s/%s: stopping RayJob %s", namespace, job.metadata.name, name)
                 body = rayjob.build_stop(uid, self._clock())

@@ -145,7 +145,7 @@ def repairs(job: DPOJob, observed: Observed) -> tuple[Action, ...]:
     found = observed.config_map
     strays = leftovers(observed, observed.attempt)
     if found is None or (found.owner_uid == job.metadata.uid and found.text != desired):
-        return (Apply(observed.attempt), *strays)
+        return (Apply(observed.attempt, found is None), *strays)
     return strays
 
 

@@ -16,5 +16,5 @@ class Settings:
     probe_port: int = 8081
     """Port of the endpoints ``/healthz`` and ``/readyz``; 0 turns them off."""
     workers: int = 16
-    """Jobs that are reconciled at the same time."""
+    """Jobs that are reconciled at the same time; twice as many of those that have no RayJob yet."""
     log_level: str = "INFO"

@@ -2,21 +2,28 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from dpojob_api.constants import OUTPUT_MODEL
 from dpojob_api.reasons import DATA_REASONS, ConditionType, OperatorReason
 from dpojob_api.result import find_result
 from dpojob_api.spec import ExportFormat
-from dpojob_api.status import Condition, DPOJobStatus, FinalMetrics, OutputStatus, ProgressStatus
+from dpojob_api.status import (
+    Condition,
+    DPOJobStatus,
+    FinalMetrics,
+    OutputStatus,
+    PlanEstimate,
+    PlanStatus,
+    ProgressStatus,
+    Truth,
+)
 from dpojob_api.v1alpha1 import DPOJob, plan_of
-from dpojob_operator import checking, history, ledger, words
+from dpojob_operator import checking, history, ledger, planning, words
 from dpojob_operator.attempts import MAX_MESSAGE, next_attempts, next_retries
 from dpojob_operator.observed import Observed
 from dpojob_operator.plan import FINAL, Plan, Stage
-from dpojob_operator.policy import advice, guards
-
-Truth = Literal["True", "False", "Unknown"]
+from dpojob_operator.policy import advice, drift, guards
 
 SUMMARY: dict[Stage, str] = {
     Stage.STALLED: "Stalled",
@@ -25,6 +32,7 @@ SUMMARY: dict[Stage, str] = {
     Stage.SUSPENDED: "Suspended",
     Stage.QUEUED: "Queued",
     Stage.CHECKING: "Checking",
+    Stage.PLANNING: "Planning",
     Stage.CREATED: "Starting",
     Stage.STARTING: "Starting",
     Stage.RUNNING: "Running",
@@ -61,11 +69,15 @@ def next_status(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> D
         summary=summary_of(plan),
         conditions=next_conditions(
             old.conditions,
-            facts(plan) + data_facts(old, plan, observed) + advice_facts(job),
+            facts(plan)
+            + data_facts(old, plan, observed)
+            + plan_facts(job, plan, observed, now)
+            + drift_facts(old, observed)
+            + advice_facts(job),
             job.metadata.generation,
             now,
         ),
-        plan=plan_of(job.spec),
+        plan=next_plan(job, observed, now),
         attempt=attempts[-1].number if attempts else None,
         attempts=attempts,
         retries=next_retries(job, plan),
@@ -119,6 +131,7 @@ def facts(plan: Plan) -> list[Fact]:
             return [
                 Fact(ConditionType.COMPLETE, "False", plan.reason, "The job has failed."),
                 Fact(ConditionType.FAILED, "True", plan.reason, plan.message),
+                Fact(ConditionType.STALLED, "True", plan.reason, plan.message),
                 not_running("The trainer has ended."),
             ]
         case Stage.RUNNING:
@@ -185,6 +198,35 @@ def data_facts(old: DPOJobStatus, plan: Plan, observed: Observed) -> list[Fact]:
         return [Fact(ConditionType.DATA_VALID, "True", OperatorReason.DATA_ACCEPTED, message)]
     known = (condition for condition in old.conditions if condition.type == ConditionType.DATA_VALID)
     return [Fact(ConditionType.DATA_VALID, found.status, found.reason, found.message) for found in known]
+
+
+def plan_facts(job: DPOJob, plan: Plan, observed: Observed, now: datetime) -> list[Fact]:
+    """Return the FitsHBM condition: what is found out now, else what was known before, else nothing."""
+    if plan.reason == OperatorReason.PLAN_UNKNOWN:
+        return [Fact(ConditionType.FITS_HBM, "Unknown", plan.reason, plan.message)]
+    found, before = planning.verdict(job, observed.planner, now), planning.known(job)
+    if found is not None:
+        return [Fact(ConditionType.FITS_HBM, found.status, found.reason, found.message)]
+    return (
+        [Fact(ConditionType.FITS_HBM, before.status, before.reason, before.message)]
+        if before is not None
+        else []
+    )
+
+
+def next_plan(job: DPOJob, observed: Observed, now: datetime) -> PlanStatus:
+    """Return what the spec resolves to, with what a plan has found about it."""
+    verdict = planning.verdict(job, observed.planner, now)
+    found = verdict.found if verdict is not None and verdict.found is not None else job.status.plan
+    estimate = {name: getattr(found, name, None) for name in PlanEstimate.model_fields}
+    return plan_of(job.spec).model_copy(update=estimate)
+
+
+def drift_facts(old: DPOJobStatus, observed: Observed) -> list[Fact]:
+    """Return the PlanDrift condition if there is something to warn of."""
+    values = observed.scrape.values if observed.scrape is not None else {}
+    found = drift.find_drift(old.plan, values, history.condition_of(old, ConditionType.PLAN_DRIFT))
+    return [Fact(ConditionType.PLAN_DRIFT, "True", *found)] if found else []
 
 
 def advice_facts(job: DPOJob) -> list[Fact]:

@@ -1,8 +1,8 @@
 """Whether the store is in step with the API server: it has seen every object that a list shows, and no others.
 
-kopf says neither when a first list is done nor what was deleted while a watch was broken off. So names and versions are
-listed and compared: at the start until all is there, then every few minutes. Until then, and when a watch turns out to be
-behind, reconciles read everything from the API server.
+It is once every watch has listed its objects; what a list lacks has gone while there was no watch. A watch that has fallen
+silent is found by an audit: names and versions are listed and compared every few minutes. Until the store is in step, and
+when a watch turns out to be behind, reconciles read everything from the API server.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from dpojob_operator.store import WATCHED, Store
 
 log = logging.getLogger(__name__)
 
-SYNC_SECONDS = 1.0
-"""Between two looks while the store is not in step."""
 AUDIT_SECONDS = 300.0
-"""Between two looks while it is."""
+"""Between two looks."""
+SYNC_SECONDS = 1.0
+"""The same while something that was listed has not been shown."""
 
 
 class Lister(Protocol):
@@ -51,11 +51,27 @@ class Sync:
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._woken = woken
         self._behind: dict[tuple[Resource, str | None], dict[Key, int]] = {}
+        self._unlisted = {(resource, place) for resource in WATCHED for place in self._namespaces}
+        self._lagging = False
         self._ready = asyncio.Event()
-        self.in_step = False
+
+    @property
+    def in_step(self) -> bool:
         """Whether the store may be read."""
-        self.shown = False
+        return not self._unlisted and not self._lagging
+
+    @property
+    def shown(self) -> bool:
         """Whether the watches have ever shown every DPOJob."""
+        return all(resource is not kube.DPOJOBS for resource, _ in self._unlisted)
+
+    def note_listed(self, resource: Resource, namespace: str | None, listed: Versions) -> None:
+        """Take note that the store has been shown all there is of a kind; what was not listed has gone."""
+        self._drop_ghosts(resource, namespace, listed)
+        self._unlisted.discard((resource, namespace))
+        if self.in_step and not self._ready.is_set():
+            log.info("the watches have shown everything")
+            self._ready.set()
 
     async def settled(self, seconds: float) -> None:
         """Wait until the store is in step, but not longer than some seconds."""
@@ -69,13 +85,11 @@ class Sync:
     async def run(self) -> None:
         """Compare until cancelled."""
         while True:
+            await asyncio.sleep(SYNC_SECONDS if any(self._behind.values()) else AUDIT_SECONDS)
             try:
                 await self.compare()
             except KubeError as error:
                 log.warning("the watches cannot be compared with the API server: %s", error)
-            await asyncio.sleep(
-                AUDIT_SECONDS if self.in_step and not any(self._behind.values()) else SYNC_SECONDS
-            )
 
     async def compare(self) -> None:
         """Compare once.
@@ -84,12 +98,9 @@ class Sync:
             KubeError: the API server does not answer or refuses a list.
         """
         complete = [await self._compare(*place) for place in self._places()]
-        self.shown = self.shown or not any(self._behind.get((kube.DPOJOBS, ns)) for ns in self._namespaces)
-        if all(complete) != self.in_step:
+        if all(complete) == self._lagging:
             log.info("the watches are %s", "in step" if all(complete) else "behind")
-        self.in_step = all(complete)
-        if self.in_step:
-            self._ready.set()
+        self._lagging = not all(complete)
         self._store.forget_made()
 
     def _places(self) -> Iterator[tuple[Resource, str | None]]:
@@ -101,15 +112,12 @@ class Sync:
         try:
             listed = await self._api.list_versions(resource, namespace, selector)
         except NotFoundError:
-            # A kind that is installed later is not watched before a restart.
             return False
         # What was behind at the last look, is still there and has not been shown since.
-        before = self._behind.get((resource, namespace))
-        still = {key: version for key, version in (before or {}).items() if key in listed.objects}
-        now = self._behind[resource, namespace] = self._store.behind(resource, listed.objects)
+        before = self._behind.get((resource, namespace), {})
+        still = {key: version for key, version in before.items() if key in listed.objects}
+        self._behind[resource, namespace] = self._store.behind(resource, listed.objects)
         self._drop_ghosts(resource, namespace, listed)
-        if before is None:
-            return not now
         return not self._store.behind(resource, still)
 
     def _drop_ghosts(self, resource: Resource, namespace: str | None, listed: Versions) -> None:

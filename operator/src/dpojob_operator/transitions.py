@@ -10,10 +10,20 @@ from dpojob_operator.words import shortened
 
 MAX_NOTE = 1000
 WARNINGS = frozenset(
-    {ConditionType.FAILED.value, ConditionType.STALLED.value, ConditionType.DISCOURAGED.value}
+    {
+        ConditionType.FAILED.value,
+        ConditionType.STALLED.value,
+        ConditionType.DISCOURAGED.value,
+        ConditionType.PLAN_DRIFT.value,
+    }
 )
-# Reconciling tells the same.
-SILENT = frozenset({ConditionType.QUEUED.value})
+# What they say is news whatever it is.
+TOLD = frozenset({ConditionType.FITS_HBM.value})
+# The other one tells the same.
+SAME = {
+    ConditionType.QUEUED.value: ConditionType.RECONCILING.value,
+    ConditionType.STALLED.value: ConditionType.FAILED.value,
+}
 LOSSES = frozenset(
     {
         OperatorReason.HOST_LOST,
@@ -23,20 +33,20 @@ LOSSES = frozenset(
     }
 )
 
+DOUBTS = frozenset({OperatorReason.DOES_NOT_FIT_HBM, OperatorReason.PLAN_UNKNOWN})
+
 
 def transitions(old: list[Condition], new: list[Condition]) -> list[Condition]:
-    """Return the conditions that have become True, or are True for another reason than before."""
+    """Return the conditions that have become True, or are True for another reason than before, and every change of TOLD."""
+    active = {condition.type for condition in new if condition.status == "True"}
     before = {condition.type: (condition.status, condition.reason) for condition in old}
-    return [
-        c
-        for c in new
-        if c.status == "True" and c.type not in SILENT and before.get(c.type) != ("True", c.reason)
-    ]
+    told = [c for c in new if c.type in active | TOLD and SAME.get(c.type) not in active]
+    return [c for c in told if before.get(c.type) != (c.status, c.reason)]
 
 
 def is_warning(condition: Condition) -> bool:
     """Return whether somebody may want to look at a transition."""
-    return condition.type in WARNINGS or condition.reason in LOSSES
+    return condition.type in WARNINGS or condition.reason in LOSSES or condition.reason in DOUBTS
 
 
 def build_event(involved: dict[str, Any], condition: Condition, now: datetime) -> dict[str, Any]:

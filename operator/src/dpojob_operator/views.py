@@ -30,6 +30,9 @@ class Glance(Protocol):
     def has_made(self, job: kube.Key) -> bool:
         """Return whether there may ever have been a child of a job of this name."""
 
+    def is_current(self, namespace: str) -> bool:
+        """Return whether it is what was so a few seconds ago, as for the DPOJobs of a namespace."""
+
     def count(self) -> int:
         """Return the number of jobs."""
 

@@ -28,6 +28,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
     )
     check.add_argument("--result", type=Path, help="also write the last line there, within 4 KiB")
+    plan = commands.add_parser("plan", help="find out whether the job fits its slice, before it is asked for")
+    plan.add_argument(
+        "--config", type=Path, default=Path(CONFIG_PATH), help="the trainer's configuration, JSON"
+    )
+    plan.add_argument("--result", type=Path, help="also write the last line there, within 4 KiB")
+    plan.add_argument("--seconds", type=float, default=600.0, help="end after so long")
     commands.add_parser("stop", help="let the run in this pod save and end (Kubernetes' preStop)")
     local = commands.add_parser("local", help="run one attempt in this process, on CPU, without Ray")
     local.add_argument("--config", type=Path, required=True, help="the trainer's configuration, JSON")
@@ -44,13 +50,18 @@ def main(argv: list[str] | None = None) -> int:
     result = run(args)
     sys.stderr.flush()
     print(result.to_line(), flush=True)
-    if getattr(args, "result", None) is not None:
-        args.result.write_text(result.to_short_line() + "\n")
+    write_result(getattr(args, "result", None), result)
     code = ExitCode.UNRECORDED if result.recorded is False else exit_code(result.reason)
     if args.command == "drive":
         # Ray's threads print hosts' logs and may be inside a call that its shutdown crashes; the result was the last word.
         os._exit(code)
     return code
+
+
+def write_result(file: Path | None, result: TrainerResult) -> None:
+    """Write a result to where Kubernetes reads a container's last words."""
+    if file is not None:
+        file.write_text(result.to_short_line() + "\n")
 
 
 def run(args: argparse.Namespace) -> TrainerResult:
@@ -59,10 +70,12 @@ def run(args: argparse.Namespace) -> TrainerResult:
         from dpojob_trainer.local import run_local
 
         return run_local(args.config)
-    from dpojob_trainer.driver import check, drive
+    from dpojob_trainer.driver import check, drive, plan
 
     if args.command == "check":
         return check(args.config)
+    if args.command == "plan":
+        return plan(args.config, args.seconds, lambda result: write_result(args.result, result))
     with stopping.announced(stopping.DRIVER):
         return drive(args.config, args.metrics_port)
 

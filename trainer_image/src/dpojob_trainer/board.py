@@ -1,8 +1,10 @@
 """The driver's Prometheus endpoint: the newest numbers of the run, scraped by the operator and by anyone else."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
+from statistics import fmean
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -20,11 +22,13 @@ from dpojob_trainer.progress import (
     Event,
     Numbers,
     Phase,
+    Planned,
     Saved,
     Step,
     eta_seconds,
 )
 
+STEPS_OF_A_MEAN = 20
 RECORDED_VARIABLE = "HTTP_" + RECORDED_HEADER.upper().replace("-", "_")
 """The header's name in a WSGI environment."""
 TRAIN_GAUGES = {
@@ -35,6 +39,11 @@ TRAIN_GAUGES = {
     "rewards/rejected": metrics.REWARD_REJECTED,
     "logps/chosen": metrics.LOGP_CHOSEN,
     "logps/rejected": metrics.LOGP_REJECTED,
+    "rewards/margin_variance": metrics.REWARD_MARGIN_VARIANCE,
+    "lengths/differences": metrics.LENGTH_DIFFERENCE,
+    "lengths/variance": metrics.LENGTH_VARIANCE,
+    "lengths/covariance": metrics.LENGTH_COVARIANCE,
+    "lengths/correlation": metrics.LENGTH_CORRELATION,
     "grad_norm": metrics.GRAD_NORM,
     "learning_rate": metrics.LEARNING_RATE,
     "seconds": metrics.STEP_SECONDS,
@@ -44,6 +53,7 @@ EVAL_GAUGES = {
     "loss": metrics.EVAL_LOSS,
     "rewards/accuracies": metrics.EVAL_REWARD_ACCURACY,
     "rewards/margins": metrics.EVAL_REWARD_MARGIN,
+    "lengths/correlation": metrics.EVAL_LENGTH_CORRELATION,
 }
 
 
@@ -71,6 +81,7 @@ class Board(Collector):
         self._families: dict[str, Numbers] = {}
         self._per_epoch = 0
         self._durations: list[float] = []
+        self._changed = time.monotonic()
         self._recorded = threading.Event()
 
     def serve(self, port: int) -> None:
@@ -99,6 +110,7 @@ class Board(Collector):
     def keep(self, event: Event) -> None:
         """Take in numbers that have been told."""
         with self._lock:
+            before = self._phase, self._gauges[metrics.STEP]
             match event:
                 case Phase(name):
                     self._phase = name
@@ -110,10 +122,14 @@ class Board(Collector):
                     self._done(step, total)
                 case Saved(step, when):
                     self._gauges |= {metrics.CHECKPOINT_STEP: step, metrics.CHECKPOINT_TIME: when}
+                case Planned(matches):
+                    self._gauges[metrics.PLAN_MATCHES] = float(matches)
                 case Step():
                     self._step(event)
                 case Evaluation(_, numbers):
                     self._gauges |= named(numbers, EVAL_GAUGES)
+            if before != (self._phase, self._gauges[metrics.STEP]):
+                self._changed = time.monotonic()
 
     def _step(self, event: Step) -> None:
         self._durations.append(event.numbers.get("seconds", 0.0))
@@ -124,6 +140,8 @@ class Board(Collector):
         later, remaining = self._durations[1:], event.total - event.step
         if later or not remaining:
             self._gauges[metrics.ETA_SECONDS] = eta_seconds(remaining, later)
+        if len(later) >= STEPS_OF_A_MEAN - 1:
+            self._gauges[metrics.MEAN_STEP_SECONDS] = fmean(later)
 
     def _done(self, step: int, total: int) -> None:
         self._gauges |= {metrics.STEP: step, metrics.TOTAL_STEPS: total}
@@ -133,7 +151,7 @@ class Board(Collector):
     def finish(self, step: int, total: int) -> None:
         """Show the run as checked and written; `step` may come from a checkpoint that was already complete."""
         with self._lock:
-            self._phase = "finished"
+            self._phase, self._changed = "finished", time.monotonic()
             self._gauges |= {
                 metrics.STEP: step,
                 metrics.TOTAL_STEPS: total,
@@ -149,6 +167,7 @@ class Board(Collector):
         """Yield every gauge."""
         with self._lock:
             gauges, families, phase = dict(self._gauges), dict(self._families), self._phase
+            gauges[metrics.IDLE_SECONDS] = time.monotonic() - self._changed
         for name, value in gauges.items():
             yield GaugeMetricFamily(name, metrics.HELP[name], value=value)
         families[metrics.PHASE] = {known: float(known == phase) for known in metrics.PHASES}

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from dpojob_trainer import host, launchers, preflight, store, telling
 from dpojob_trainer.board import Board
 from dpojob_trainer.channel import Receiver
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.exit_codes import ExitCode
 from dpojob_trainer.launchers import Gang, Launcher
 from dpojob_trainer.progress import Data, Evaluation, HostReport
 from dpojob_trainer.report import publish, versions
@@ -54,6 +57,41 @@ def drive(path: Path, port: int = METRICS_PORT) -> TrainerResult:
 def check(path: Path) -> TrainerResult:
     """Examine the data of an attempt and return what became of it; nothing is raised."""
     return result_of(lambda: preflight.check_data(read_config(path), host.scratch() / "check"))
+
+
+def plan(path: Path, seconds: float, tell: Callable[[TrainerResult], None]) -> TrainerResult:
+    """Plan an attempt and return whether it fits; nothing is raised, and after `seconds` the process ends.
+
+    Args:
+        path: the ConfigMap's file.
+        seconds: for all of it. The first half is for further changes, if the job does not fit.
+        tell: takes a result that stands if the time is over before there is a better one.
+    """
+    told: list[TrainerResult] = []
+
+    def keep(result: TrainerResult) -> None:
+        told.append(result)
+        tell(result)
+
+    def end() -> None:
+        if not told:
+            words = f"the plan has not ended within {seconds:.0f} s; raise spec.plan.timeoutSeconds"
+            tell(TrainerResult(reason=TrainerReason.INTERNAL, message=words))
+        os._exit(ExitCode.FAILED)
+
+    def attempt() -> TrainerResult:
+        from dpojob_trainer.plan.attempt import plan_attempt
+
+        return plan_attempt(read_config(path), host.scratch() / "plan", seconds / 2, keep)
+
+    # The compiler cannot be interrupted.
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        return result_of(attempt)
+    finally:
+        timer.cancel()
 
 
 def result_of(attempt: Callable[[], TrainerResult]) -> TrainerResult:
@@ -246,4 +284,5 @@ def summary(config: TrainerConfig, reports: list[HostReport]) -> dict[str, Any]:
         "versions": versions(),
         "lineage": first.lineage,
         "samples": first.samples,
+        "matchesPlan": first.matches_plan,
     }

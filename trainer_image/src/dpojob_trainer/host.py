@@ -65,7 +65,7 @@ def environment(config: TrainerConfig) -> dict[str, str]:
     """
     common = {"HF_HOME": os.environ.get("HF_HOME", "/tmp/huggingface"), "USE_TORCH": "0"}
     if config.platform is Platform.TPU:
-        return common | {"JAX_PLATFORMS": "tpu,cpu"}
+        return common | {"JAX_PLATFORMS": "tpu,cpu"} | libtpu_arguments(config)
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if not flag.startswith("--xla_force_host_platform_device_count")]
     flags.append(f"--xla_force_host_platform_device_count={config.plan.chips_per_host}")
@@ -74,6 +74,15 @@ def environment(config: TrainerConfig) -> dict[str, str]:
         "XLA_FLAGS": " ".join(flags),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
     }
+
+
+def libtpu_arguments(config: TrainerConfig) -> dict[str, str]:
+    """Return `runtime.xlaFlags` as libtpu reads them when it is loaded; what `runtime.env` says comes last and wins."""
+    if not config.xla_flags:
+        return {}
+    flags = [f"--{name}={value}" for name, value in sorted(config.xla_flags.items())]
+    given = [word for word in os.environ.get("LIBTPU_INIT_ARGS", "").split() if word not in flags]
+    return {"LIBTPU_INIT_ARGS": " ".join(flags + given)}
 
 
 def launch_environment(config: TrainerConfig) -> dict[str, str]:

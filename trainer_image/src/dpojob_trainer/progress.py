@@ -65,7 +65,14 @@ class Saved:
     time: float
 
 
-Event = Phase | Data | Begun | Step | Evaluation | Saved
+@dataclass(frozen=True)
+class Planned:
+    """Whether the step that was lowered is the one that was planned."""
+
+    matches: bool
+
+
+Event = Phase | Data | Begun | Step | Evaluation | Saved | Planned
 Emit = Callable[[Event], None]
 
 
@@ -86,6 +93,7 @@ class HostReport:
         data: the data report in JSON's form.
         lineage: where the model comes from.
         samples: completions before and after training, None without.
+        matches_plan: whether the step is the planned one, None without a plan.
     """
 
     rank: int
@@ -100,6 +108,7 @@ class HostReport:
     data: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, str] = field(default_factory=dict)
     samples: dict[str, Any] | None = None
+    matches_plan: bool | None = None
 
 
 class Stopwatch:

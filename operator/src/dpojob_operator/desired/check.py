@@ -1,5 +1,6 @@
 """The Job that examines the data before a slice is asked for: ``dpojob_trainer check`` in a pod like the head's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dpojob_api import constants
@@ -14,6 +15,8 @@ COMMAND = (
 )
 # Of the trainer (docs/run.md): a wrong configuration and refused data stay what they are, anything else may pass.
 FINAL_EXIT_CODES = [2, 3]
+# Does not count as a failure.
+DISRUPTED = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 RETRIES = 3
 DEADLINE_SECONDS = 7200
 GRACE_SECONDS = 5
@@ -27,7 +30,7 @@ def check_name(job_name: str) -> str:
 def build_check(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     """Return the Job; it mounts the configuration of the attempt that is due."""
     rules = [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        DISRUPTED,
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": FINAL_EXIT_CODES}},
     ]
     return {
@@ -41,18 +44,18 @@ def build_check(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
             "template": {
                 # Not the label of the job's pods: those hold the slice.
                 "metadata": {"labels": {constants.LABEL_CHECK: job.metadata.name}},
-                "spec": pod_spec(job, attempt, image),
+                "spec": pod_spec(job, attempt, container(job, image, CONTAINER, COMMAND)),
             },
         },
     }
 
 
-def pod_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
-    """Return the pod: the head's volumes, account, secrets, place and resources, and no chip."""
+def pod_spec(job: DPOJob, attempt: int, container: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod with the head's volumes, account, secrets and place, and no chip."""
     head = job.spec.runtime.head
     spec = pods.pod_spec(job, attempt) | {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "containers": [container(job, image)],
+        "containers": [container],
     }
     if head.node_selector:
         spec["nodeSelector"] = dict(head.node_selector)
@@ -61,13 +64,13 @@ def pod_spec(job: DPOJob, attempt: int, image: str) -> dict[str, Any]:
     return spec
 
 
-def container(job: DPOJob, image: str) -> dict[str, Any]:
-    """Return the container; its termination message is the trainer's result line."""
+def container(job: DPOJob, image: str, name: str, command: Sequence[str]) -> dict[str, Any]:
+    """Return a container with the head's resources; its termination message is the trainer's result line."""
     return {
-        "name": CONTAINER,
+        "name": name,
         "image": image,
         "imagePullPolicy": job.spec.runtime.image_pull_policy,
-        "command": list(COMMAND),
+        "command": list(command),
         "env": env.head_env(job, image),
         "resources": placement.resources(job.spec.runtime.head.resources),
         "securityContext": pods.SECURITY_CONTEXT,

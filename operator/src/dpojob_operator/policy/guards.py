@@ -16,6 +16,7 @@ from dpojob_api.status import BrokenGuard, DPOJobStatus, GuardSample, GuardsStat
 from dpojob_api.v1alpha1 import DPOJob
 from dpojob_operator import history
 from dpojob_operator.observed import Observed, Scrape
+from dpojob_operator.policy import correlation
 from dpojob_operator.policy.failure import Failure
 
 # One batch says little; so many give a mean or a median.
@@ -54,7 +55,7 @@ def next_state(job: DPOJob, observed: Observed, end: Failure | None = None) -> G
         return old
     samples = with_sample(old.samples, observed.scrape, job.spec.dpo.beta)
     new = old.model_copy(update={"samples": samples})
-    breach = next(breaches(guards, samples), None)
+    breach = next(breaches(guards, samples, job.spec.training.global_batch_size), None)
     return new if breach is None else with_verdict(job, new, breach, active.number)
 
 
@@ -134,6 +135,7 @@ def with_sample(samples: list[GuardSample], scrape: Scrape, beta: float) -> list
         reward_accuracy=values.get(metrics.REWARD_ACCURACY),
         chosen_drop=chosen_drop(values.get(metrics.LOGP_CHOSEN), values.get(metrics.REWARD_CHOSEN), beta),
         grad_norm=values.get(metrics.GRAD_NORM),
+        lengths=correlation.moments(values),
     )
     return [*samples, sample][-MAX_SAMPLES:]
 
@@ -151,11 +153,12 @@ def chosen_drop(logp: float | None, reward: float | None, beta: float) -> float 
     return float(f"{-change / before:.4g}") if before else None
 
 
-def breaches(guards: GuardsSpec, samples: list[GuardSample]) -> Iterator[Breach]:
-    """Yield every bound that the samples do not keep."""
+def breaches(guards: GuardsSpec, samples: list[GuardSample], pairs: int) -> Iterator[Breach]:
+    """Yield every bound that the samples, of so many pairs each, do not keep."""
     newest = f"at step {samples[-1].step}" if samples else ""
     yield from low_accuracy(guards, samples, newest)
     yield from fallen_chosen(guards, samples, newest)
+    yield from drifted_lengths(guards, samples, pairs, newest)
     yield from large_gradients(guards, samples, newest)
 
 
@@ -185,6 +188,25 @@ def fallen_chosen(guards: GuardsSpec, samples: list[GuardSample], newest: str) -
             f"spec.guards.chosenLogProb.maxDrop ({rule.max_drop:g}), {newest}."
         )
         yield Breach(OperatorReason.CHOSEN_LOG_PROB_COLLAPSED, message, rule.action)
+
+
+def drifted_lengths(
+    guards: GuardsSpec, samples: list[GuardSample], pairs: int, newest: str
+) -> Iterator[Breach]:
+    """Yield the breach of ``lengthDrift``."""
+    rule = guards.length_drift
+    if rule is None:
+        return
+    seen = [s.lengths for s in samples if s.step > rule.after_steps and s.lengths is not None]
+    found = correlation.pooled(seen) if len(seen) >= WINDOW else None
+    if found is None or (least := correlation.lower_bound(found, pairs * len(seen))) <= rule.max_correlation:
+        return
+    message = (
+        f"Over the {pairs * len(seen)} pairs of the newest {len(seen)} steps seen, the reward margin goes with chosen less "
+        f"rejected length at a correlation of {found:.3g}, at least {least:.3g}, above "
+        f"spec.guards.lengthDrift.maxCorrelation ({rule.max_correlation:g}), {newest}."
+    )
+    yield Breach(OperatorReason.LENGTH_DRIFT, message, rule.action)
 
 
 def large_gradients(guards: GuardsSpec, samples: list[GuardSample], newest: str) -> Iterator[Breach]:

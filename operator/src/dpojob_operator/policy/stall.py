@@ -1,7 +1,8 @@
 """``spec.progress.stallSeconds``: a run whose step and phase stand still is lost, whatever its pods look like."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from dpojob_api import metrics
 from dpojob_api.reasons import OperatorReason
 from dpojob_api.v1alpha1 import DPOJob
 from dpojob_operator import history
@@ -20,7 +21,7 @@ def find_stall(job: DPOJob, observed: Observed, now: datetime) -> Failure | None
         return None
     if changed(job, observed) or progress.phase in UNCOUNTED:
         return None
-    idle = round((now - max(since, progress.change_time)).total_seconds())
+    idle = idle_seconds(observed, now - max(since, progress.change_time))
     if idle < limit:
         return None
     seen = "and its metrics cannot be read" if observed.scrape is None else "although its metrics can be read"
@@ -29,6 +30,15 @@ def find_stall(job: DPOJob, observed: Observed, now: datetime) -> Failure | None
         f"(spec.progress.stallSeconds: {limit}), {seen}."
     )
     return Failure(OperatorReason.PROGRESS_STALLED, message)
+
+
+def idle_seconds(observed: Observed, seen: timedelta) -> int:
+    """Return for how long nothing has changed, in seconds.
+
+    The trainer's own count comes first: the operator's clock may have been set since it saw the last change.
+    """
+    told = observed.scrape.values.get(metrics.IDLE_SECONDS) if observed.scrape is not None else None
+    return round(seen.total_seconds() if told is None else told)
 
 
 def changed(job: DPOJob, observed: Observed) -> bool:

@@ -123,9 +123,20 @@ def plan(
     price_per_chip_hour: Annotated[
         float | None, typer.Option(help="Say what the job costs at this price.", min=0)
     ] = None,
-    minutes: Annotated[
-        float, typer.Option(help="Try no further change after so long, if the job does not fit.", min=0)
-    ] = 30,
+    minutes: Annotated[float, typer.Option(help="Try no further change after so long.", min=0)] = 30,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Search for a faster job: mesh, compiler options, recomputation, micro-batches, lengths.",
+        ),
+    ] = False,
+    patch: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --tune: write the fastest job's changes here, as a merge patch.", dir_okay=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Say whether a job fits its slice, and how long it takes, before a chip is paid for.
@@ -138,7 +149,9 @@ def plan(
     from dpojob_trainer.cli.planning import Options, plan_file
 
     err = Console(stderr=True)
-    chosen = Options(model, data, lengths, price_per_chip_hour, minutes)
+    if patch is not None and not tune:
+        raise typer.BadParameter("needs --tune", param_hint="--patch")
+    chosen = Options(model, data, lengths, price_per_chip_hour, minutes, tune, patch)
     planned = plan_file(file, chosen, lambda words: err.print(words, style="dim", soft_wrap=True))
     if as_json:
         answer = planned.answer.model_dump(mode="json", by_alias=True) if planned.answer else None

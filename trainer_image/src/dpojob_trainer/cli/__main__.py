@@ -2,4 +2,5 @@
 
 from dpojob_trainer.cli import app
 
-app(prog_name="dpojob")
+if __name__ == "__main__":
+    app(prog_name="dpojob")

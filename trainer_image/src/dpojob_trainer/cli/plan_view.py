@@ -12,7 +12,7 @@ from dpojob_trainer.cli.tables import table
 from dpojob_trainer.plan.fixes import words_of
 
 if TYPE_CHECKING:
-    from dpojob_trainer.plan.answer import Answer, FixAnswer
+    from dpojob_trainer.plan.answer import Answer, FixAnswer, TrialAnswer, TuneAnswer
 
 GIB = 2**30
 
@@ -35,6 +35,9 @@ def show(planned: Planned, out: Console, err: Console) -> None:
         out.print(tried_table(answer.tried))
     style = "bold green" if answer.fits else "bold red"
     out.print(Text(verdict(answer), style=style), soft_wrap=True)
+    if answer.tuning:
+        out.print(trials_table(answer.tuning.trials))
+        out.print(Text(fastest(answer.tuning), style="bold green"), soft_wrap=True)
 
 
 def headline(answer: "Answer") -> str:
@@ -74,10 +77,31 @@ def tried_table(fixes: "list[FixAnswer]") -> Table:
     found = table("changes", "change", "GiB per chip", "s per step", "", numbers=slice(1, 3))
     for fix in fixes:
         seconds = "" if fix.step_seconds is None else f"{fix.step_seconds:.3g}"
-        least = "≥ " if fix.at_least else ""
+        least = "≥ " if fix.at_least else "~ " if fix.guessed else ""
         fits = "fits" if fix.fits else "does not fit"
         found.add_row(words_of(fix.changes), least + gib(fix.needed_bytes), seconds, fits)
     return found
+
+
+def trials_table(trials: "list[TrialAnswer]") -> Table:
+    """Return what a search for a faster job compiled; each row names what it has beyond the one it is built on."""
+    found = table("search", "", "change", "GiB per chip", "s per step", "MFU", "", numbers=slice(2, 5))
+    known: dict[str, str | int] = {}
+    for trial in trials:
+        new = {field: value for field, value in trial.changes.items() if known.get(field) != value}
+        seconds = "" if trial.step_seconds is None else f"{trial.step_seconds:.3g}"
+        share = "" if trial.utilisation is None else f"{trial.utilisation:.1%}"
+        outcome = "kept" if trial.kept else "not faster" if trial.fits else "does not fit"
+        found.add_row(trial.axis, words_of(new), gib(trial.needed_bytes), seconds, share, outcome)
+        known = trial.changes if trial.kept else known
+    return found
+
+
+def fastest(tuning: "TuneAnswer") -> str:
+    """Name the fastest job's changed fields."""
+    if not tuning.changes:
+        return "nothing that was tried is faster than the job as it is"
+    return f"fastest job tried that fits: {words_of(tuning.changes)}"
 
 
 def time_lines(answer: "Answer") -> Iterator[str]:
@@ -98,7 +122,7 @@ def time_lines(answer: "Answer") -> Iterator[str]:
 def verdict(answer: "Answer") -> str:
     """Say whether it fits, by how much, and what would make it fit."""
     left = answer.usable_bytes - answer.needed_bytes
-    least = "at least " if answer.at_least else ""
+    least = "at least " if answer.at_least else "about " if answer.guessed else ""
     if answer.fits:
         tight = "; that is less than the error allowed for" if answer.tight else ""
         return f"fits: {gib(left)} GiB of {gib(answer.usable_bytes)} stay free in stage {answer.stage}{tight}"
@@ -106,6 +130,8 @@ def verdict(answer: "Answer") -> str:
         f"does not fit: stage {answer.stage} needs {least}{gib(answer.needed_bytes)} GiB of "
         f"{gib(answer.usable_bytes)} GiB per chip"
     )
+    if answer.ends_in not in (None, answer.stage):
+        words += f"; the run would end in stage {answer.ends_in} already"
     if answer.fix is None:
         return f"{words}; none of the {len(answer.tried)} changes tried is enough"
     return f"{words}. Smallest change tried that fits: {words_of(answer.fix.changes)}"

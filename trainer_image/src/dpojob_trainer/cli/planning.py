@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.slice_spec import Platform
@@ -45,6 +47,8 @@ class Options:
         lengths: a JSON file with tokens per pair.
         price: of a chip-hour.
         minutes: how long changes are tried.
+        tune: whether to search for a faster job.
+        patch: where the fastest one is written as a merge patch.
     """
 
     model: Path | None
@@ -52,6 +56,8 @@ class Options:
     lengths: Path | None
     price: float | None
     minutes: float
+    tune: bool = False
+    patch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,16 @@ def plan_file(file: Path, options: Options, tell: Callable[[str], None]) -> Plan
         return Planned(code, error.reason.value, error.message)
     except Exception as error:
         return unexpected(error)
+    if options.patch is not None and answer.tuning is not None:
+        write_patch(options.patch, answer.tuning.patch)
     if answer.fits:
         return Planned(PlanExit.FITS, TrainerReason.SUCCEEDED.value, answer=answer)
     return Planned(PlanExit.DOES_NOT_FIT, DOES_NOT_FIT, answer=answer)
+
+
+def write_patch(file: Path, patch: dict[str, Any]) -> None:
+    """Write a merge patch as YAML, as `kubectl patch --type merge --patch-file` reads it."""
+    file.write_text(yaml.safe_dump(patch, sort_keys=False), encoding="utf-8")
 
 
 def unexpected(error: Exception) -> Planned:
@@ -110,7 +123,7 @@ def planned(config: TrainerConfig, options: Options, tell: Callable[[str], None]
         lengths = lengths_of_pairs(config, options, model, workdir)
         from dpojob_trainer.plan import planning
 
-        request = planning.Request(config, model, lengths, options.price, options.minutes * 60)
+        request = planning.Request(config, model, lengths, options.price, options.minutes * 60, options.tune)
         return planning.plan(request, tell)
 
 

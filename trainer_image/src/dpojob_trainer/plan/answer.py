@@ -1,5 +1,7 @@
 """The answer of a plan: what a terminal shows and machines read."""
 
+from typing import Any
+
 from pydantic import Field
 
 from dpojob_api.base import ApiModel
@@ -44,9 +46,34 @@ class FixAnswer(ApiModel):
     fits: bool = Field(description="fits tells whether it does.")
     needed_bytes: int = Field(description="neededBytes is needed on one chip.")
     at_least: bool = Field(description="atLeast is set when the compiler gave up, so more may be needed.")
+    guessed: bool = Field(
+        description="guessed is set when a rough count was so far beyond the chip that nothing was compiled."
+    )
     step_seconds: float | None = Field(
         description="stepSeconds is the estimate for batches of the longest length."
     )
+
+
+class TrialAnswer(ApiModel):
+    """A configuration of a search for a faster job."""
+
+    axis: str = Field(description="axis is what was changed last.")
+    changes: dict[str, str | int] = Field(
+        description="changes is all changes so far, by field of the manifest."
+    )
+    fits: bool = Field(description="fits tells whether it does.")
+    needed_bytes: int = Field(description="neededBytes is needed on one chip.")
+    step_seconds: float | None = Field(description="stepSeconds is one optimizer step on average.")
+    utilisation: float | None = Field(description="utilisation is the MFU on tokens without padding.")
+    kept: bool = Field(description="kept tells whether it was faster than all before.")
+
+
+class TuneAnswer(ApiModel):
+    """A search for a faster job."""
+
+    trials: list[TrialAnswer] = Field(description="trials is what was compiled, in order.")
+    changes: dict[str, str | int] = Field(description="changes is those of the fastest job that fits.")
+    patch: dict[str, Any] = Field(description="patch is the changes as a JSON merge patch of the manifest.")
 
 
 class Answer(ApiModel):
@@ -62,11 +89,17 @@ class Answer(ApiModel):
     usable_bytes: int = Field(description="usableBytes is what programs and arrays can take on one chip.")
     needed_bytes: int = Field(description="neededBytes is needed on one chip in the largest stage.")
     at_least: bool = Field(description="atLeast is set when the compiler gave up, so more may be needed.")
+    guessed: bool = Field(
+        description="guessed is set when a rough count was so far beyond the chip that nothing was compiled."
+    )
     fits: bool = Field(description="fits tells whether the job does.")
     tight: bool = Field(
         description="tight tells that what is left or lacks is less than the error allowed for."
     )
     stage: str = Field(description="stage is the largest one.")
+    ends_in: str | None = Field(
+        description="endsIn is the first stage that does not fit, where the run would end."
+    )
     bytes: dict[str, int] = Field(
         description="bytes of the step on one chip by kind; empty if it was not compiled."
     )
@@ -77,3 +110,6 @@ class Answer(ApiModel):
     fingerprint: str = Field(description="fingerprint is of the lowered step with the most layers compiled.")
     remarks: list[str] = Field(description="remarks say what is measured and what is modelled.")
     seconds: float = Field(description="seconds that planning took.")
+    tuning: TuneAnswer | None = Field(
+        description="tuning is the search for a faster job, if it was asked for."
+    )

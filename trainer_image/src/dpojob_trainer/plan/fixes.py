@@ -31,26 +31,41 @@ def words_of(changes: dict[str, str | int]) -> str:
 
 
 def candidates(config: TrainerConfig) -> Iterator[Fix]:
-    """Yield what to try, each on top of the cheaper ones that always help.
+    """Yield what to try, each on top of the cheaper ones that always help; what is likely to be enough comes first.
 
-    A reference computed ahead of training costs nothing; recomputing activations costs a third of the speed and nothing
-    else. Then come sequences that are not divided over chips, smaller micro-batches, parameters of half the size, and larger
-    slices of the same generation.
+    Weights divided over chips that would each hold all of them, and a reference computed ahead of training, cost next to
+    nothing; recomputing activations costs a third of the speed and nothing else. Where sequences are divided over chips,
+    giving those chips whole sequences comes with it: the attention kernel is not divided along sp (docs/plan.md). Then come
+    recomputing alone, smaller micro-batches, parameters of half the size, and larger slices of the same generation.
     """
-    alone = _without_reference(Fix({}, config))
-    if alone.changes:
+    divided = _divided(Fix({}, config))
+    if divided.changes:
+        yield divided
+    alone = _without_reference(divided)
+    if alone is not divided:
         yield alone
     recomputed = _recomputed(alone)
-    if recomputed is not alone:
-        yield recomputed
     unsplit = _unsplit(recomputed)
     if unsplit:
         yield unsplit
-    divided = [*_accumulated(unsplit or recomputed)]
-    yield from divided
+    if recomputed is not alone:
+        yield recomputed
+    smaller = [*_accumulated(unsplit or recomputed)]
+    yield from smaller
     if config.precision.params is DType.FLOAT32:
-        yield _halved(divided[-1] if divided else recomputed)
+        yield _halved(smaller[-1] if smaller else recomputed)
     yield from _larger(recomputed)
+
+
+def _divided(fix: Fix) -> Fix:
+    """Return the mesh with dp given to fsdp, but for one part per slice: weights do not travel between slices."""
+    plan = fix.config.plan
+    replicas = plan.mesh.dp // plan.slices
+    if replicas < 2 or plan.mesh.dp % plan.slices:
+        return fix
+    mesh = plan.mesh.model_copy(update={"dp": plan.slices, "fsdp": plan.mesh.fsdp * replicas})
+    changes = fix.changes | {"spec.mesh.dp": mesh.dp, "spec.mesh.fsdp": mesh.fsdp}
+    return Fix(changes, fix.config.model_copy(update={"plan": plan.model_copy(update={"mesh": mesh})}))
 
 
 def _without_reference(fix: Fix) -> Fix:

@@ -30,13 +30,21 @@ class Epoch:
     tokens: float
 
 
-def epoch_of(config: TrainerConfig, lengths: PairLengths | None) -> Epoch:
-    """Return the batches of an epoch of pairs of these lengths, or of pairs as long as allowed."""
+def epoch_of(
+    config: TrainerConfig, lengths: PairLengths | None, held_out: PairLengths | None = None
+) -> Epoch:
+    """Return the batches of an epoch of pairs of these lengths, or of pairs as long as allowed.
+
+    Args:
+        config: the job.
+        lengths: of the training pairs.
+        held_out: of the others, which the shapes must have room for.
+    """
     dpo, size = config.dpo, config.training.global_batch_size
     if lengths is None:
         longest = Shape(dpo.max_prompt_length + dpo.max_completion_length, dpo.max_completion_length)
         return Epoch(longest, (Load(longest.sequence, 1),), 0, 2 * size * longest.sequence)
-    shapes = choose_shapes(config, lengths, [lengths])
+    shapes = choose_shapes(config, lengths, [lengths, *([held_out] if held_out else [])])
     tokens = float(np.mean(2 * lengths.prompt + lengths.chosen + lengths.rejected)) * size
     batches = _batches(lengths, shapes, size, shuffle=config.training.shuffle)
     loads = [Load(shape.sequence, count) for shape, count in zip(shapes, batches, strict=True) if count]

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -29,12 +29,14 @@ class Step:
 
     Attributes:
         traced: the jitted step, traced.
+        passes: gives what runs without gradients, traced, by its name.
         state: shapes and places of the training state.
         reference: those of the reference's state, None without a reference.
         logits: bytes of the logits that one device forms at once.
     """
 
     traced: Any
+    passes: Callable[[], dict[str, Any]]
     state: Any
     reference: Any | None
     logits: float
@@ -176,17 +178,29 @@ def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
         completion_logps, pair_loss(config.dpo), config.dpo.beta, config.training.gradient_accumulation_steps
     )
     mesh = policy.mesh
-    train, *_ = jitted(steps, mesh, state.shardings, reference.shardings if reference else None)
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    train, evaluate, score = jitted(steps, mesh, state.shardings, reference.shardings if reference else None)
+    everywhere, ahead = NamedSharding(mesh, PartitionSpec()), config.dpo.precomputed_reference
+
+    def rows(pairs: int, *, scored: bool) -> dict[str, Any]:
+        return abstract.abstract_batch(shape, pairs, everywhere, scored=scored)
+
     with mesh:
-        batch = abstract.abstract_batch(
-            shape,
-            config.training.global_batch_size,
-            everywhere,
-            scored=config.dpo.precomputed_reference,
-        )
+        batch = rows(config.training.global_batch_size, scored=ahead)
         traced = train.trace(state, batch, reference)
-    return Step(traced, state, reference, logit_bytes(config, policy.config.vocab_size, shape.completion))
+
+    def passes() -> dict[str, Any]:
+        few = micro_batch_size(config.training)
+        found = {}
+        if config.dataset.evaluates:
+            weights = jax.ShapeDtypeStruct((few,), jax.numpy.float32)
+            found["evaluation"] = evaluate.trace(state, rows(few, scored=ahead), weights, reference)
+        if ahead:
+            found["reference ahead of training"] = score.trace(state, rows(few, scored=False))
+        return found
+
+    return Step(
+        traced, passes, state, reference, logit_bytes(config, policy.config.vocab_size, shape.completion)
+    )
 
 
 def logit_bytes(config: TrainerConfig, vocabulary: int, positions: int) -> float:

@@ -11,27 +11,31 @@ from typing import Any
 from dpojob_trainer.plan.flops import arithmetic
 from dpojob_trainer.plan.hlo import work_of
 from dpojob_trainer.plan.measured import Measured, TooLarge, refusal
+from dpojob_trainer.training.planned import fingerprint
 
 CACHE = "DPOJOB_PLAN_CACHE"
 # Changes with what a file of the cache says.
 FORMAT = 1
 
 
-def fingerprint(lowered: Any) -> str:
-    """Return a digest of a lowered program: equal programs for equal devices have equal ones."""
-    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
-
-
-def measure(traced: Any, lowered: Any, devices: list[Any]) -> Measured | TooLarge:
+def measure(
+    traced: Any, lowered: Any, devices: list[Any], options: dict[str, str] | None = None
+) -> Measured | TooLarge:
     """Compile a traced program for its devices and return what it takes; an equal one was compiled only once.
+
+    Args:
+        traced: the program.
+        lowered: the same, lowered.
+        devices: those of the slice.
+        options: of the compiler, by the names of `runtime.xlaFlags`.
 
     Raises:
         jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
-    file = _file(fingerprint(lowered), devices)
+    file = _file(fingerprint(lowered), devices, options or {})
     found = _kept(file)
     if found is None:
-        found = _compile(lowered, traced)
+        found = _compile(lowered, traced, options or {})
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps({type(found).__name__: asdict(found)}))
@@ -39,11 +43,11 @@ def measure(traced: Any, lowered: Any, devices: list[Any]) -> Measured | TooLarg
     return found
 
 
-def _compile(lowered: Any, traced: Any) -> Measured | TooLarge:
+def _compile(lowered: Any, traced: Any, options: dict[str, str]) -> Measured | TooLarge:
     from jax.errors import JaxRuntimeError
 
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(options) or None)
     except JaxRuntimeError as error:
         if found := refusal(str(error)):
             return found
@@ -67,8 +71,8 @@ def _compile(lowered: Any, traced: Any) -> Measured | TooLarge:
     )
 
 
-def _file(digest: str, devices: list[Any]) -> Path:
-    """Return where what the compiler said about a program is kept: by program, devices and versions."""
+def _file(digest: str, devices: list[Any], options: dict[str, str]) -> Path:
+    """Return where what the compiler said about a program is kept: by program, devices, versions and options."""
     kept = os.environ.get(CACHE) or Path.home() / ".cache" / "dpojob" / "plan"
     last = devices[-1]
     # Shardings in the program's text name devices by number alone.
@@ -80,6 +84,7 @@ def _file(digest: str, devices: list[Any]) -> Path:
         str(len(devices)),
     ]
     parts += [version("jaxlib"), version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", ""), str(FORMAT)]
+    parts += [f"{name}={value}" for name, value in sorted(options.items())]
     return Path(kept) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.json"
 
 

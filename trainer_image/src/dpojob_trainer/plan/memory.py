@@ -83,12 +83,14 @@ class Verdict:
         usable: bytes that one device has.
         at_least: the compiler gave up, so more may be needed.
         stage: the one that needs most.
+        ends_in: the first one that does not fit, where the run would end; None if all do.
     """
 
     needed: float
     usable: float
     at_least: bool
     stage: str
+    ends_in: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -104,4 +106,5 @@ class Verdict:
 def judge(stages: list[Stage], usable: float, *, at_least: bool) -> Verdict:
     """Return the verdict on the stages of a run; the one that needs most decides."""
     largest = max(stages, key=lambda stage: stage.device)
-    return Verdict(largest.device, usable, at_least, largest.name)
+    first = next((stage.name for stage in stages if stage.device > usable), None)
+    return Verdict(largest.device, usable, at_least, largest.name, first)

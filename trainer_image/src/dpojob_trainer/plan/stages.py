@@ -3,6 +3,8 @@
 The initialisation is compiled; loading and the export follow from the arrays' sizes and from how `weights` moves them.
 """
 
+from collections.abc import Mapping
+
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.plan.memory import Sizes, Stage
 from dpojob_trainer.weights.exporter import MAX_SHARD_BYTES
@@ -12,7 +14,15 @@ from dpojob_trainer.weights.gather import CHUNK_BYTES
 COPIES_OF_A_PART = 2
 
 
-def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: float) -> list[Stage]:
+def stages_of(
+    config: TrainerConfig,
+    sizes: Sizes,
+    step: float,
+    start: float,
+    passes: Mapping[str, float],
+    *,
+    compiled: bool = True,
+) -> list[Stage]:
     """Return the stages in their order.
 
     Args:
@@ -20,6 +30,9 @@ def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: float) ->
         sizes: of the arrays with all layers.
         step: bytes of one device during a training step.
         start: bytes that the optimizer's initialisation adds to the parameters.
+        passes: bytes of one device by the names of what runs without gradients. The optimizer's state, which those programs do
+            not take, stays there meanwhile.
+        compiled: whether the compiler says what the step and the initialisation take.
     """
     local = config.plan.chips_per_host
     loaded = sizes.parameters + sizes.reference
@@ -27,7 +40,8 @@ def stages_of(config: TrainerConfig, sizes: Sizes, step: float, start: float) ->
     written = min(MAX_SHARD_BYTES, sizes.parameters * config.plan.chips)
     return [
         Stage("loading", loaded, COPIES_OF_A_PART * local * sizes.largest, compiled=False),
-        Stage("optimizer initialisation", loaded + start, None, compiled=True),
-        Stage("training step", step, None, compiled=True),
+        Stage("optimizer initialisation", loaded + start, None, compiled=compiled),
+        *(Stage(name, needed, None, compiled=True) for name, needed in passes.items()),
+        Stage("training step", step, None, compiled=compiled),
         Stage("export", sizes.resident + gathered, written + gathered, compiled=False),
     ]

@@ -1,15 +1,18 @@
 """From what was compiled to the answer. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpojob_api.accelerator import chips
+from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer.plan.answer import Answer, FixAnswer, StageAnswer, TimeAnswer
+from dpojob_trainer.plan.answer import Answer, FixAnswer, StageAnswer, TimeAnswer, TrialAnswer, TuneAnswer
 from dpojob_trainer.plan.fixes import Fix
 from dpojob_trainer.plan.lengths import Epoch
 from dpojob_trainer.plan.measured import Measured
 from dpojob_trainer.plan.memory import Sizes, Stage, Verdict, breakdown
 from dpojob_trainer.plan.timing import mean_step, step_time
+from dpojob_trainer.plan.tuning import Trial, fastest, merge_patch
 from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak
 
 
@@ -19,7 +22,7 @@ class Probe:
 
     Attributes:
         layers: of the model.
-        cuts: with how many layers it was compiled.
+        cuts: with how many layers it was compiled; none if a rough count was enough.
         sizes: of the arrays with all layers.
         step: what the step takes with all layers; None if the compiler refused it.
         stages: of the run.
@@ -44,6 +47,7 @@ def answer_of(
     price: float | None,
     fixes: list[FixAnswer],
     seconds: float,
+    tuning: TuneAnswer | None = None,
 ) -> Answer:
     """Return the answer; the last of the fixes is the one that fits, if there is one."""
     verdict = probe.verdict
@@ -59,17 +63,43 @@ def answer_of(
         usable_bytes=round(verdict.usable),
         needed_bytes=round(verdict.needed),
         at_least=verdict.at_least,
+        guessed=not probe.cuts,
         fits=verdict.fits,
         tight=verdict.tight,
         stage=verdict.stage,
+        ends_in=verdict.ends_in,
         bytes={name: round(size) for name, size in kinds.items()},
         stages=[_stage(stage) for stage in probe.stages],
-        time=_time(config, probe, epoch, total, price),
+        time=time_of(config, probe, epoch, total, price),
         fix=fixes[-1] if fixes and fixes[-1].fits else None,
         tried=fixes,
         fingerprint=probe.fingerprint,
         remarks=list(_remarks(probe, epoch)),
         seconds=round(seconds, 1),
+        tuning=tuning,
+    )
+
+
+def tuned(trials: Sequence[Trial]) -> TuneAnswer | None:
+    """Return how a search turned out; None if nothing was tried."""
+    best = fastest(trials)
+    if best is None:
+        return None
+    return TuneAnswer(
+        trials=[
+            TrialAnswer(
+                axis=trial.axis,
+                changes=trial.fix.changes,
+                fits=trial.fits,
+                needed_bytes=round(trial.needed),
+                step_seconds=trial.seconds,
+                utilisation=trial.utilisation,
+                kept=trial.kept,
+            )
+            for trial in trials
+        ],
+        changes=best.fix.changes,
+        patch=merge_patch(best.fix.changes),
     )
 
 
@@ -84,6 +114,7 @@ def tried(fix: Fix, probe: Probe) -> FixAnswer:
         fits=probe.verdict.fits,
         needed_bytes=round(probe.verdict.needed),
         at_least=probe.verdict.at_least,
+        guessed=not probe.cuts,
         step_seconds=seconds,
     )
 
@@ -97,10 +128,11 @@ def _stage(stage: Stage) -> StageAnswer:
     )
 
 
-def _time(
+def time_of(
     config: TrainerConfig, probe: Probe, epoch: Epoch, total: int | None, price: float | None
 ) -> TimeAnswer | None:
-    if probe.step is None:
+    """Return the seconds of a job and what follows; None if its step was not compiled."""
+    if probe.step is None or config.platform is Platform.CPU:
         return None
     chip, devices = chips()[config.generation], config.plan.chips
     longest = step_time(probe.step, chip, devices)
@@ -125,7 +157,11 @@ def _time(
 
 def _remarks(probe: Probe, epoch: Epoch) -> list[str]:
     found = []
-    if len(probe.cuts) > 1:
+    if not probe.cuts:
+        found.append(
+            "bytes: a rough count of what the layers keep; so far beyond the chip nothing was compiled"
+        )
+    elif len(probe.cuts) > 1:
         words = " and ".join(str(cut) for cut in probe.cuts)
         found.append(f"bytes: compiled for this slice with {words} layers, extrapolated to {probe.layers}")
     else:

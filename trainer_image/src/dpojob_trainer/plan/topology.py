@@ -7,9 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from dpojob_api.accelerator import ChipSpec, chips
+from dpojob_api.constants import USABLE_BYTES_VARIABLE
 from dpojob_api.reasons import TrainerReason
+from dpojob_api.slice_spec import Platform
 from dpojob_api.status import PlanStatus
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer import host
 from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.plan.fixes import LARGEST_GROWTH
 
 # libtpu would otherwise ask the metadata server which TPU this is, and let only one process compile.
 ENVIRONMENT = {
@@ -32,13 +38,36 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-def devices_of(plan: PlanStatus, generation: str) -> list[Any]:
-    """Return the devices of all slices, in JAX's order.
+def prepare_cpu(config: TrainerConfig) -> None:
+    """Let this process have a CPU device for every chip of the largest slice that is tried; before anything imports JAX."""
+    largest = config.plan.model_copy(update={"chips": config.plan.chips * LARGEST_GROWTH})
+    os.environ.update(host.environment(host.on_cpu(config.model_copy(update={"plan": largest}), hosts=1)))
+
+
+def chip_of(config: TrainerConfig) -> ChipSpec:
+    """Return what one device of a job has; on platform cpu a variable may say how much memory that is.
+
+    Raises:
+        TrainerError: ConfigInvalid if the variable is no number.
+    """
+    chip = chips()[config.generation]
+    given = os.environ.get(USABLE_BYTES_VARIABLE, "") if config.platform is Platform.CPU else ""
+    if given and not given.isdecimal():
+        raise TrainerError(TrainerReason.CONFIG_INVALID, f"{USABLE_BYTES_VARIABLE} is no number: {given!r}")
+    return chip.model_copy(update={"usable_hbm_gib": int(given) / 2**30}) if given else chip
+
+
+def devices_of(plan: PlanStatus, generation: str, platform: Platform = Platform.TPU) -> list[Any]:
+    """Return the devices of all slices, in JAX's order; on platform cpu this process's own.
 
     Raises:
         TrainerError: ConfigInvalid when libtpu is not installed, does not know the slice, or would make more devices
             than chips of it.
     """
+    if platform is Platform.CPU:
+        import jax
+
+        return list(jax.devices("cpu")[: plan.chips])
     from jax.experimental import topologies
 
     name = f"{generation}:{plan.topology}"
@@ -68,7 +97,7 @@ def seen(devices: list[Any]) -> Iterator[None]:
         "device_count": lambda *_: len(devices),
         "local_device_count": lambda *_: len(here),
         "process_count": lambda *_: len({device.process_index for device in devices}),
-        "default_backend": lambda: "tpu",
+        "default_backend": lambda: devices[0].platform,
     }
     # eformer keeps meshes by their sizes alone.
     creation._cached_mesh_impl.cache_clear()

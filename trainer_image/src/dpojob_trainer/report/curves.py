@@ -1,7 +1,7 @@
 """Which curves the page has, from a run's history. Pure."""
 
 from dpojob_trainer.report.charts import Chart, Curve, chart
-from dpojob_trainer.report.history import ACCURACY, MARGIN, History
+from dpojob_trainer.report.history import ACCURACY, DRIFT, MARGIN, History
 
 
 def curves_of(history: History) -> list[Chart]:
@@ -10,6 +10,7 @@ def curves_of(history: History) -> list[Chart]:
         ("Loss", "loss", "loss of the batches and of the held-out pairs", None),
         ("Reward margin", MARGIN, "chosen minus rejected reward", 0.0),
         ("Reward accuracy", ACCURACY, "share of pairs whose chosen reward is higher", 0.5),
+        ("Length drift", DRIFT, "correlation of margin with chosen less rejected length", 0.0),
     )
     sides = (
         ("Rewards", "rewards", "beta times the log-ratio of policy and reference", 0.0),

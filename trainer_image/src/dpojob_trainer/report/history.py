@@ -5,14 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 Numbers = dict[str, float]
 Points = list[tuple[float, float]]
 
 EVAL = "eval/"
-ACCURACY, MARGIN = "rewards/accuracies", "rewards/margins"
+ACCURACY, MARGIN, DRIFT = "rewards/accuracies", "rewards/margins", "lengths/correlation"
+# Where all pairs are tied, these are rounding's.
+ROUNDED = frozenset({ACCURACY, DRIFT})
 # Log-probabilities that were computed in batches of another shape differ by so much, as a mean reward.
 ROUNDING = 1e-4
 
@@ -40,6 +42,11 @@ class History:
             if step.get("tokens") and step.get("seconds")
         ]
         return median(rates) if rates else None
+
+    def mean_seconds(self) -> float | None:
+        """Return the mean duration of the steps."""
+        found = [seconds for _, seconds in self.durations()]
+        return fmean(found) if found else None
 
     def durations(self) -> Points:
         """Return the steps' seconds."""
@@ -84,7 +91,7 @@ def _points(by_step: Mapping[int, Numbers], name: str) -> Points:
     return [
         (float(step), float(numbers[name]))
         for step, numbers in by_step.items()
-        if name in numbers and math.isfinite(numbers[name]) and not (name == ACCURACY and tied(numbers))
+        if name in numbers and math.isfinite(numbers[name]) and not (name in ROUNDED and tied(numbers))
     ]
 
 

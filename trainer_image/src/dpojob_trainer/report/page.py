@@ -45,6 +45,7 @@ def render(config: TrainerConfig, summary: Json, metrics: str) -> str:
             violations=summary.get("data", {}).get("violations", []),
             samples=summary.get("samples"),
             drift=sections.drift(summary.get("samples")),
+            planned=sections.planned(config, summary, history),
             settings=sections.settings(config),
             lineage=sections.lineage(summary.get("lineage", {})),
             versions=summary.get("versions", {}),

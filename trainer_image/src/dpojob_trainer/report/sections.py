@@ -11,6 +11,8 @@ from dpojob_trainer.report.history import ACCURACY, MARGIN, History, last, tied,
 
 Json = Mapping[str, Any]
 
+GIB = 2**30
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -166,6 +168,44 @@ def drift(samples: Json | None) -> list[Fact]:
             f"over {len(found)} prompts",
         ),
     ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A number of the plan beside the run's own."""
+
+    label: str
+    planned: str
+    actual: str = ""
+
+
+def planned(config: TrainerConfig, summary: Json, history: History) -> list[Planned]:
+    """Return what was planned and what it came to; nothing without a plan."""
+    plan = config.plan
+    if plan.peak_bytes is None or plan.usable_bytes is None:
+        return []
+    found = [
+        Planned(
+            "Memory per chip", f"{plan.peak_bytes / GIB:.3g} of {plan.usable_bytes / GIB:.3g}{words.NBSP}GiB"
+        )
+    ]
+    if plan.step_seconds is not None:
+        mean = history.mean_seconds()
+        drift = f" ({words.signed(round(100 * (mean / plan.step_seconds - 1)))}{words.NBSP}%)" if mean else ""
+        found.append(
+            Planned("Step", words.duration(plan.step_seconds), f"{words.duration(mean)} on average{drift}")
+        )
+    if plan.hours is not None:
+        trained = summary.get("seconds", {}).get("train")
+        found.append(
+            Planned(
+                "All steps", words.duration(3600 * plan.hours), f"{words.duration(trained)} in this attempt"
+            )
+        )
+    matches = summary.get("matchesPlan")
+    if matches is not None:
+        found.append(Planned("Compiled step", "as planned", "the same" if matches else "another one"))
+    return found
 
 
 def settings(config: TrainerConfig) -> list[Fact]:

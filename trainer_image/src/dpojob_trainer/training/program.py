@@ -41,11 +41,19 @@ class Program:
             self._tell(self._phase)
         return self._compiled[shape](*args)
 
-    def lowered(self, arguments: Sequence[tuple[Any, ...]]) -> list[Callable[[], None]]:
-        """Trace it for arguments, which may be shapes alone; return what compiles each and may run in any thread."""
+    def lowered(
+        self, arguments: Sequence[tuple[Any, ...]], see: Callable[[Any], None] = lambda lowered: None
+    ) -> list[Callable[[], None]]:
+        """Trace it for arguments, which may be shapes alone; return what compiles each and may run in any thread.
+
+        Args:
+            arguments: of each shape.
+            see: is called with each lowered program.
+        """
 
         def compiling(args: tuple[Any, ...]) -> Callable[[], None]:
             shape, traced = self._shape(*args), self._function.lower(*args)
+            see(traced)
             return lambda: self._compiled.update({shape: traced.compile()})
 
         return [compiling(args) for args in arguments]

@@ -10,7 +10,7 @@ import jax
 from dpojob_api.constants import OUTPUT_METRICS
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import store
-from dpojob_trainer.progress import Begun, Emit, Evaluation, Numbers, Phase, Saved, Step
+from dpojob_trainer.progress import Begun, Emit, Evaluation, Numbers, Phase, Planned, Saved, Step
 from dpojob_trainer.training.compile_cache import CompileCache
 from dpojob_trainer.training.tracking import Tracker
 
@@ -32,9 +32,10 @@ class Recorder:
     ) -> None:
         self._programs = programs
         self._config, self._out, self._tracker, self._emit = config, out, tracker, emit
-        self._first = first
+        self.first = first
         self._total = total
         self.last: Numbers | None = None
+        self.matches_plan: bool | None = None
         self.evaluations: dict[int, Numbers] = {}
 
     def stepped(self, state: Any | None, step: int, numbers: Numbers) -> None:
@@ -42,7 +43,7 @@ class Recorder:
         self.last = numbers
         if state is not None:
             self._tracker.weights(state, step)
-        if not self._first:
+        if not self.first:
             return
         self._emit(Step(step, self._total, numbers, device_bytes()))
         self._write({"step": step, "total": self._total} | numbers)
@@ -52,7 +53,7 @@ class Recorder:
     def evaluated(self, step: int, numbers: Numbers) -> None:
         """Record one evaluation."""
         self.evaluations[step] = numbers
-        if not self._first:
+        if not self.first:
             return
         self._emit(Evaluation(step, numbers))
         self._write({"step": step} | {f"eval/{name}": value for name, value in numbers.items()})
@@ -61,18 +62,24 @@ class Recorder:
 
     def saved(self, step: int) -> None:
         """Tell the driver that a checkpoint was begun."""
-        if self._first:
+        if self.first:
             self._emit(Saved(step, time.time()))
 
     def begun(self, step: int, per_epoch: int) -> None:
         """Tell the driver that the loop begins after `step` steps."""
         self.phase("training")
-        if self._first:
+        if self.first:
             self._emit(Begun(step, self._total, per_epoch))
+
+    def planned(self, matches: bool) -> None:
+        """Tell the driver whether the step is the one that was planned."""
+        self.matches_plan = matches
+        if self.first:
+            self._emit(Planned(matches))
 
     def phase(self, name: str) -> None:
         """Tell the driver that a phase begins; programs that the last one compiled are kept."""
-        if self._first:
+        if self.first:
             self._programs.push()
             self._emit(Phase(name))
 

@@ -35,6 +35,7 @@ from dpojob_trainer.training.compile_cache import CompileCache
 from dpojob_trainer.training.loop import Cadence
 from dpojob_trainer.training.losses import initial_loss, pair_loss
 from dpojob_trainer.training.plan import micro_batch_size, steps_per_epoch, total_steps
+from dpojob_trainer.training.planned import Comparison
 from dpojob_trainer.training.preemption import Preemption
 from dpojob_trainer.training.recorder import Recorder
 from dpojob_trainer.training.shapes import padding_of
@@ -91,6 +92,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         with watch("load"):
             leaves = Leaving(preemption, checkpoints, out)
             trainer = build(config, model_dir, prepared, recorder, checkpoints, leaves, place.workdir)
+            trainer.comparison = comparison_of(config, trainer.batches, recorder)
         with watch("reference"):
             score_reference(config, model_dir, prepared, trainer, out, recorder)
         with watch("load"):
@@ -127,6 +129,7 @@ def _run(config: TrainerConfig, place: Place, emit: Emit, preemption: Preemption
         data=prepared.report.model_dump(by_alias=True),
         lineage=origin,
         samples=told,
+        matches_plan=recorder.matches_plan,
     )
 
 
@@ -228,6 +231,12 @@ def build(
         ),
         hooks=Hooks(stepped, recorder.evaluated, save, leaves.told, leaves, recorder.phase),
     )
+
+
+def comparison_of(config: TrainerConfig, batches: TrainBatches, recorder: Recorder) -> Comparison:
+    """Return what compares the steps with the plan's, on host 0; none where training has no batches of the planned length."""
+    planned = batches.shapes[-1:] == batches.padding.shapes[-1:] and recorder.first
+    return Comparison(config.plan.fingerprint if planned else None, recorder.planned)
 
 
 def train_batches(config: TrainerConfig, prepared: data.PreparedData) -> TrainBatches:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dpojob_trainer.training import lengths
 from dpojob_trainer.training.losses import PairLoss, Pairs
 
 Forward = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -53,7 +54,7 @@ class StepFunctions:
     def evaluate(
         self, state: Any, batch: dict[str, jax.Array], weights: jax.Array, reference: Any | None
     ) -> dict[str, jax.Array]:
-        """Return weighted sums over the batch: loss, rewards, log probabilities, and the weights' sum as `pairs`."""
+        """Return weighted sums over the batch: loss, all that is compared, and the weights' sum as `pairs`."""
         batch = self._placed(batch, reference)
         losses, numbers = self._compare(state.model, batch)
         columns = numbers | {"loss": losses, "pairs": jnp.ones_like(losses)}
@@ -82,7 +83,7 @@ class StepFunctions:
         return value_and_grad
 
     def _compare(self, model: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return losses, rewards and log probabilities, each `[pairs]`."""
+        """Return losses, and rewards, log probabilities and what :mod:`lengths` is after, each `[pairs]`."""
         out = self.forward(model, batch)
         pairs = Pairs(
             chosen=out["chosen_logps"],
@@ -93,7 +94,7 @@ class StepFunctions:
             rejected_tokens=batch["rejected_label_mask"].sum(-1),
         )
         chosen, rejected = self.beta * pairs.chosen_ratio, self.beta * pairs.rejected_ratio
-        return self.pair_loss(pairs), {
+        numbers = {
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
@@ -101,6 +102,8 @@ class StepFunctions:
             "logps/chosen": pairs.chosen,
             "logps/rejected": pairs.rejected,
         }
+        drift = lengths.columns(chosen - rejected, pairs.chosen_tokens, pairs.rejected_tokens)
+        return self.pair_loss(pairs), numbers | drift
 
     def _reference_logps(self, reference: Any | None, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         pairs = batch["chosen_input_ids"].shape[0]

@@ -27,9 +27,11 @@ from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.training.abstract import abstract_batch
 from dpojob_trainer.training.arrays import on_mesh
 from dpojob_trainer.training.batches import Batch, EvalBatches, Shape, TrainBatches, token_counts
+from dpojob_trainer.training.lengths import centred
 from dpojob_trainer.training.logps import completion_logps
 from dpojob_trainer.training.loop import Cadence, Placed, Running, run_steps
 from dpojob_trainer.training.losses import InitialLoss, PairLoss
+from dpojob_trainer.training.planned import Comparison
 from dpojob_trainer.training.program import Program, compile_all
 from dpojob_trainer.training.reference import Scores
 from dpojob_trainer.training.step import StepFunctions, jitted
@@ -86,6 +88,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         self.hooks = hooks
         self.scores: Scores | None = None
         self.scores_from: str | None = None
+        self.comparison = Comparison(None, lambda found: None)
         self._alone = reference is None
         # Without a reference EasyDeL would copy the policy; naming the policy itself avoids the copy.
         super().__init__(arguments, model, reference or model, tokenizer)
@@ -150,9 +153,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def _compile(self, state: Any) -> None:
         """Compile the steps of all shapes before the first one."""
         training, reference = self.sharded_training_step_function, self.reference_state
+        longest_first = reversed(self.batches.shapes)
         tasks = training.lowered(
-            [(state, self._blank(shape, self.batches.size), reference) for shape in self.batches.shapes]
+            [(state, self._blank(shape, self.batches.size), reference) for shape in longest_first],
+            self.comparison.see,
         )
+        self.comparison.conclude()
         if self.evaluation is not None:
             size = self.evaluation.size
             weights = jax.ShapeDtypeStruct((size,), jnp.float32)
@@ -223,7 +229,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _numbers(self, metrics: Any, step: int) -> Numbers:
         found = {"loss": metrics.loss} | dict(metrics.other_metrics)
-        numbers = {name: float(value) for name, value in jax.device_get(found).items()}
+        numbers = centred({name: float(value) for name, value in jax.device_get(found).items()})
         # On a chip the schedule would wait for the step that runs.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             return numbers | {"learning_rate": float(self.scheduler(step))}
@@ -236,7 +242,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         began = time.perf_counter()
         sums = self._sums_over(state, self.evaluation)
         pairs = sums.pop("pairs")
-        numbers = {name: value / pairs for name, value in sums.items()}
+        numbers = centred({name: value / pairs for name, value in sums.items()})
         _require_finite(numbers, step)
         self.hooks.evaluated(step, numbers | {"pairs": pairs, "seconds": time.perf_counter() - began})
         self.hooks.phase("training")

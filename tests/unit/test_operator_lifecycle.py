@@ -3,17 +3,17 @@
 import itertools
 import threading
 
-from dpojob_operator import watches
+from dpojob_operator import lifecycle
 
 
 def test_process_that_does_not_end_by_itself_is_ended():
     ended = threading.Event()
-    timer = watches.end_in(0.001, ended.set)
+    timer = lifecycle.end_in(0.001, ended.set)
     assert ended.wait(10)
     assert timer.daemon, "it must not keep a process that has ended alive"
 
 
 def test_every_request_is_tried_for_ever_with_bounded_waits():
-    backoffs = watches.Backoffs()
+    backoffs = lifecycle.Backoffs()
     for _ in range(2):
         assert list(itertools.islice(backoffs, 7)) == [1, 2, 4, 8, 16, 30, 30]

@@ -1,8 +1,6 @@
-"""kopf's watches: they try for ever, and if one ends all the same the operator ends too and is started anew.
+"""kopf's life: its first requests are tried for ever, and once it stops the process ends.
 
-kopf gives a request up after a minute of errors, and a watch for which the API server reports an error other than 410. It
-then logs that a watcher has failed and begins to stop, but does not come to an end: alive, and deaf, since its watches wait
-for a login that nobody makes any more.
+kopf gives a request up after a minute of errors. It then begins to stop, and may not come to an end.
 """
 
 import logging

@@ -1,0 +1,179 @@
+"""Which cuts are compiled, and how a search for a faster job goes. The compiler is a stand-in: the real one takes minutes."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpojob_api.mesh import AXES
+from dpojob_api.trainer_config import TrainerConfig, trainer_config
+from dpojob_api.v1alpha1 import DPOJob
+from dpojob_trainer.data.lengths import PairLengths
+from dpojob_trainer.plan import tuning
+from dpojob_trainer.plan.cuts import Cut, Task
+from dpojob_trainer.plan.fixes import Fix
+from dpojob_trainer.plan.guess import is_hopeless, step_bytes
+from dpojob_trainer.plan.lengths import epoch_of
+from dpojob_trainer.plan.measured import Measured, TooLarge
+from dpojob_trainer.plan.memory import Sizes
+from dpojob_trainer.plan.probing import Prober
+from dpojob_trainer.plan.telling import tuned
+from dpojob_trainer.plan.tune import tune
+
+GIB = 2**30
+META = {"name": "job", "namespace": "test", "uid": "uid"}
+# Qwen3-14B's.
+SETTINGS = {
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+}
+SETTINGS |= {"head_dim": 128, "num_hidden_layers": 40}
+
+
+def config(**spec: Any) -> TrainerConfig:
+    base: dict[str, Any] = {
+        "model": {"uri": "hf://org/model"},
+        "dataset": {"uri": "hf://org/pairs"},
+        "accelerator": {"type": "v4-64"},
+        "output": {"uri": "gs://bucket/out"},
+        "dpo": {"maxPromptLength": 2048, "maxCompletionLength": 2048},
+        "precision": {"params": "bfloat16", "compute": "bfloat16"},
+        "training": {"globalBatchSize": 32},
+        "gradientCheckpointing": "nothing_saveable",
+    }
+    return trainer_config(DPOJob.from_wire({"metadata": META, "spec": base | spec}), attempt=1)
+
+
+def cut(layers: int, total: float, cycles: float = 1.0) -> Cut:
+    sizes = Sizes(parameters=1, optimizer=2, reference=0, logits=0, elements=9, multiplied=9, largest=1)
+    step = Measured(0, 0, 0, total, 0, cycles=cycles) if total <= 30 * GIB else TooLarge(total, "too large")
+    return Cut(layers, step, Measured(1, 2, 0, 0, 0), {}, sizes, f"print-{layers}")
+
+
+@dataclass
+class Compiler:
+    """Every layer takes as much; faster with what `faster` names."""
+
+    per_layer: float
+    faster: dict[str, float] = field(default_factory=dict)
+    started: list[Task] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+
+    def start(self, task: Task) -> "Pending":
+        self.started.append(task)
+        return Pending(self, task)
+
+
+@dataclass
+class Pending:
+    compiler: Compiler
+    task: Task
+
+    def result(self) -> Cut:
+        seconds = 10.0
+        for words, factor in self.compiler.faster.items():
+            seconds *= factor if words in self.task.config.to_json() else 1.0
+        cycles = seconds * 1.05e9 * self.task.layers / 40
+        return cut(self.task.layers, self.compiler.per_layer * self.task.layers, cycles)
+
+    def cancel(self) -> None:
+        self.compiler.cancelled.append(self.task.layers)
+
+
+def prober(compiler: Compiler, tmp_path: Path, job: TrainerConfig, layers: int = 40) -> Prober:
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS | {"num_hidden_layers": layers}))
+    return Prober(tmp_path, epoch_of(job, None), 100, compiler, lambda _: None)
+
+
+def test_two_cuts_make_the_line_to_all_layers(tmp_path: Path) -> None:
+    compiler = Compiler(0.5 * GIB)
+    found = prober(compiler, tmp_path, config()).probe(config())
+    assert sorted(task.layers for task in compiler.started) == [2, 4]
+    assert found.verdict.needed == pytest.approx(20 * GIB)
+    assert (found.verdict.fits, found.fingerprint, compiler.cancelled) == (True, "print-4", [])
+
+
+def test_a_refused_cut_makes_the_smaller_one_useless(tmp_path: Path) -> None:
+    compiler = Compiler(8 * GIB)
+    found = prober(compiler, tmp_path, config()).probe(config())
+    assert ([task.layers for task in compiler.started], compiler.cancelled) == ([4, 2, 8], [2])
+    assert (found.verdict.at_least, found.verdict.needed) == (True, pytest.approx(320 * GIB))
+
+
+def test_a_small_model_is_compiled_whole(tmp_path: Path) -> None:
+    compiler = Compiler(GIB)
+    assert prober(compiler, tmp_path, config(), layers=3).probe(config()).cuts == [3]
+
+
+def test_what_is_hopeless_by_a_rough_count_is_not_compiled(tmp_path: Path) -> None:
+    """The tutorial's job keeps all activations: 70 to 88 GiB, as extrapolated from compilations (docs/plan.md)."""
+    job, compiler = config(gradientCheckpointing="none"), Compiler(GIB)
+    found = prober(compiler, tmp_path, job).probe(job)
+    assert not any(task.compiled for task in compiler.started)
+    assert (found.cuts, found.step, found.verdict.fits, found.verdict.at_least) == ([], None, False, False)
+    assert 70 * GIB < found.verdict.needed < 100 * GIB
+
+
+def test_a_rough_count_of_a_job_that_may_fit_decides_nothing() -> None:
+    needed = step_bytes(config(), SETTINGS, epoch_of(config(), None).longest)
+    assert 5 * GIB < needed < 30 * GIB
+    assert not is_hopeless(needed, 30.75 * GIB)
+    assert not is_hopeless(60 * GIB, 30.75 * GIB)
+
+
+def test_a_search_keeps_what_is_faster_and_builds_on_it(tmp_path: Path) -> None:
+    compiler = Compiler(0.5 * GIB, {tuning.WINDOWED: 0.4, '"fsdp": 32': 0.7, "overlap_compute": 1.2})
+    job = config(mesh={"dp": 1, "fsdp": 1, "sp": -1})
+    trials = tune(prober(compiler, tmp_path, job), Fix({}, job), SETTINGS, None, float("inf"))
+    answer = tuned(trials)
+    assert answer is not None
+    assert [trial.axis for trial in trials if trial.kept] == ["start", "mesh", "flags"]
+    assert answer.changes == {
+        **{f"spec.mesh.{axis}": size for axis, size in zip(AXES, (1, 32, 1, 1, 1), strict=True)},
+        f"spec.runtime.xlaFlags.{tuning.WINDOWED}": tuning.NEVER,
+    }
+    assert answer.patch == {
+        "spec": {
+            "mesh": {"dp": 1, "fsdp": 32, "ep": 1, "tp": 1, "sp": 1},
+            "runtime": {"xlaFlags": {tuning.WINDOWED: tuning.NEVER}},
+        }
+    }
+    seconds = [trial.seconds for trial in trials if trial.kept]
+    assert seconds == pytest.approx([10.0, 7.0, 2.8])
+
+
+def test_a_search_ends_with_its_time(tmp_path: Path) -> None:
+    compiler, told = Compiler(0.5 * GIB), list[str]()
+    one = prober(compiler, tmp_path, config())
+    trials = tune(
+        Prober(tmp_path, one.epoch, 100, compiler, told.append), Fix({}, config()), SETTINGS, None, 0.0
+    )
+    assert (len(trials), told[-1]) == (1, "out of time: nothing further is tried")
+    answer = tuned(trials)
+    assert answer is not None
+    assert answer.changes == {}
+
+
+def test_more_lengths_are_tried_where_lengths_are_known(tmp_path: Path) -> None:
+    lengths = PairLengths(*(np.arange(1, 641) * 3 for _ in range(3)))
+    job = config(training={"globalBatchSize": 32, "lengthBuckets": 1})
+    trials = tune(prober(Compiler(0.1), tmp_path, job), Fix({}, job), SETTINGS, lengths, float("inf"))
+    found = [trial for trial in trials if trial.axis == "lengths"]
+    assert [trial.fix.config.training.length_buckets for trial in found] == [8, 16]
+    assert found[0].kept, "shorter batches take less time"
+
+
+def test_every_move_is_a_valid_job() -> None:
+    start = Fix({}, config(training={"globalBatchSize": 64}))
+    moves = [move for _, axis in tuning.AXES_OF_SEARCH for move in axis(start, SETTINGS)]
+    assert {move.config.gradient_checkpointing.value for move in moves} > {"none", "checkpoint_dots"}
+    for move in moves:
+        mesh, training = move.config.plan.mesh, move.config.training
+        assert np.prod(mesh.dims()) == 32
+        assert training.global_batch_size % (training.gradient_accumulation_steps * mesh.data_shards) == 0
+        assert TrainerConfig.model_validate_json(move.config.to_json()) == move.config

@@ -1,0 +1,76 @@
+"""Finds out what configurations take: which cuts of the model are compiled, and where."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.plan import lowering, topology, workers
+from dpojob_trainer.plan.cuts import Cut, Task
+from dpojob_trainer.plan.guess import is_hopeless, step_bytes
+from dpojob_trainer.plan.lengths import Epoch
+from dpojob_trainer.plan.telling import Probe
+from dpojob_trainer.plan.whole import guessed, whole
+from dpojob_trainer.weights.checkpoint import read_json
+
+Tell = Callable[[str], None]
+
+# A model of at most so many layers is compiled whole; of a larger one two cuts, and the line through them.
+CUTS = (2, 4)
+
+
+@contextmanager
+def compiler(layers: int) -> Iterator[workers.Compiler]:
+    """Yield where to compile: in processes beside each other; here, if there is one cut or no room for two at a time."""
+    if layers <= CUTS[-1] or not workers.side_by_side():
+        yield workers.Here()
+        return
+    with workers.Beside() as beside:
+        yield beside
+
+
+@dataclass(frozen=True)
+class Prober:
+    """Finds out about configurations of one model and one epoch.
+
+    Attributes:
+        model_dir: has config.json.
+        epoch: the lengths.
+        steps: of the whole job.
+        compiler: where to compile.
+        tell: is called with what begins.
+    """
+
+    model_dir: Path
+    epoch: Epoch
+    steps: int
+    compiler: workers.Compiler
+    tell: Tell
+
+    def probe(self, config: TrainerConfig) -> Probe:
+        """Compile a configuration with few layers and return what it takes with all of them.
+
+        What is hopeless by a rough count is not compiled.
+        """
+        layers, chip = lowering.layers_of(self.model_dir), topology.chip_of(config)
+        task = Task(config, self.model_dir, self.epoch.longest, self.steps, layers, passes=True)
+        if layers <= CUTS[-1]:
+            return whole(config, [self._start(task).result()], layers, chip)
+        needed = step_bytes(config, read_json(self.model_dir / "config.json"), self.epoch.longest)
+        if is_hopeless(needed, chip.usable_hbm_bytes):
+            found = [self.compiler.start(replace(task, layers=cut, compiled=False)).result() for cut in CUTS]
+            return guessed(config, found, layers, chip, needed)
+        return whole(config, self._two(task, layers), layers, chip)
+
+    def _two(self, task: Task, layers: int) -> list[Cut]:
+        more, few = [self._start(replace(task, layers=cut)) for cut in reversed(CUTS)]
+        found = more.result()
+        if not found.refused:
+            return [few.result(), found]
+        few.cancel()
+        return [found, self._start(replace(task, layers=min(layers, 2 * found.layers))).result()]
+
+    def _start(self, task: Task) -> workers.Pending:
+        self.tell(f"compiling {task.layers} layers")
+        return self.compiler.start(task)

@@ -1,0 +1,66 @@
+"""Searches for a faster job under a time budget: each axis in turn, keeping what is faster. The shell around `tuning`."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from dpojob_trainer.data.lengths import PairLengths
+from dpojob_trainer.plan import tuning
+from dpojob_trainer.plan.fixes import Fix, words_of
+from dpojob_trainer.plan.lengths import epoch_of
+from dpojob_trainer.plan.probing import Prober
+from dpojob_trainer.plan.telling import time_of
+from dpojob_trainer.plan.tuning import Trial
+
+OWN = "start"
+
+
+def tune(
+    prober: Prober, start: Fix, settings: dict[str, Any], lengths: PairLengths | None, until: float
+) -> list[Trial]:
+    """Return what was tried, the start first.
+
+    Args:
+        prober: of the job's model.
+        start: a configuration that fits.
+        settings: the model's config.json.
+        lengths: of the pairs.
+        until: no trial is begun after this time of the monotonic clock.
+    """
+    trials = [replace(_trial(prober, OWN, start, lengths), kept=True)]
+    for axis, moves in tuning.AXES_OF_SEARCH:
+        if moves is tuning.buckets and lengths is None:
+            continue
+        while move := _untried(moves(_best(trials), settings), trials):
+            if time.monotonic() > until:
+                prober.tell("out of time: nothing further is tried")
+                return trials
+            prober.tell(words_of(move.changes))
+            found = _trial(prober, axis, move, lengths)
+            trials.append(replace(found, kept=tuning.better(found, tuning.best_seconds(trials))))
+    return trials
+
+
+def _best(trials: list[Trial]) -> Fix:
+    found = tuning.fastest(trials)
+    return (found or trials[0]).fix
+
+
+def _untried(moves: Iterator[Fix], trials: list[Trial]) -> Fix | None:
+    known = [trial.fix.config for trial in trials]
+    return next((move for move in moves if move.config not in known), None)
+
+
+def _trial(prober: Prober, axis: str, fix: Fix, lengths: PairLengths | None) -> Trial:
+    epoch = epoch_of(fix.config, lengths)
+    probe = prober.probe(fix.config)
+    took = time_of(fix.config, probe, epoch, None, None)
+    return Trial(
+        axis=axis,
+        fix=fix,
+        fits=probe.verdict.fits,
+        needed=probe.verdict.needed,
+        seconds=took.step_seconds if took else None,
+        utilisation=took.utilisation if took else None,
+    )
