@@ -21,7 +21,11 @@ def layer_parameters(settings: dict[str, Any]) -> int:
 
 
 def layer_activations(settings: dict[str, Any], policy: GradientCheckpointing) -> int:
-    """Return the numbers per token that one layer keeps for its gradients."""
+    """Return the numbers per token that one layer keeps for its gradients.
+
+    Without recomputation the factors are fitted to one extrapolation: 2 GiB per layer of Qwen3-14B with EasyDeL's own step,
+    fsdp 32 and 32 pairs of 4096 tokens. No other model has been compared.
+    """
     hidden, wide, heads, keys = _widths(settings)
     if policy is GradientCheckpointing.NOTHING_SAVEABLE:
         return hidden
