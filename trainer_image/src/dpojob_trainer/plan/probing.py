@@ -64,12 +64,17 @@ class Prober:
         return whole(config, self._two(task, layers), layers, chip)
 
     def _two(self, task: Task, layers: int) -> list[Cut]:
-        more, few = [self._start(replace(task, layers=cut)) for cut in reversed(CUTS)]
+        # A pass without gradients keeps nothing of a layer, so one cut tells what it takes.
+        more = self._start(replace(task, layers=CUTS[1], passes=False))
+        few = self._start(replace(task, layers=CUTS[0]))
         found = more.result()
         if not found.refused:
             return [few.result(), found]
         few.cancel()
-        return [found, self._start(replace(task, layers=min(layers, 2 * found.layers))).result()]
+        return [
+            found,
+            self._start(replace(task, layers=min(layers, 2 * found.layers), passes=False)).result(),
+        ]
 
     def _start(self, task: Task) -> workers.Pending:
         self.tell(f"compiling {task.layers} layers")

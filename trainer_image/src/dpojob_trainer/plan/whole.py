@@ -24,10 +24,7 @@ def whole(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpe
     step, start = _measured(steps, layers), _measured(starts, layers)
     # The arguments of the initialisation are the parameters, which are there already.
     begun = start.total - start.arguments if start else _refused(starts, layers, usable)
-    passes = {
-        name: _pass([(cut.layers, cut.passes[name]) for cut in cuts], layers, chip, sizes)
-        for name in _common(cuts)
-    }
+    passes = {name: _pass(one, sizes, usable) for name, one in cuts[0].passes.items()}
     stages = stages_of(config, sizes, _bytes(steps, layers, usable), begun, passes)
     verdict = judge(stages, usable, at_least=step is None or start is None)
     return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, cuts[-1].fingerprint)
@@ -41,15 +38,11 @@ def guessed(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipS
     return Probe(layers, [], sizes, None, stages, verdict, cuts[-1].fingerprint)
 
 
-def _common(cuts: Sequence[Cut]) -> list[str]:
-    return [name for name in cuts[0].passes if all(name in cut.passes for cut in cuts)]
-
-
-def _pass(found: Found, layers: int, chip: ChipSpec, sizes: Sizes) -> float:
-    """Return the bytes during a pass without gradients: what it does not take as an argument stays there all the same."""
-    measured = _measured(found, layers)
-    idle = max(0.0, sizes.resident - measured.arguments) if measured else 0.0
-    return _bytes(found, layers, chip.usable_hbm_bytes) + idle
+def _pass(one: Measured | TooLarge, sizes: Sizes, usable: int) -> float:
+    """Return the bytes during a pass without gradients by the smaller cut, beside all arrays that stay meanwhile."""
+    if isinstance(one, TooLarge):
+        return float(max(usable, one.needed or 0))
+    return sizes.resident + one.total - one.arguments
 
 
 def _bytes(found: Found, layers: int, usable: int) -> float:
