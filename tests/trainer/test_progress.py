@@ -9,13 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dpojob_api import metrics
 from dpojob_api.constants import METRICS_PATH, RECORDED_HEADER
-from dpojob_trainer.board import Board
+from dpojob_trainer.board import STEPS_OF_A_MEAN, Board
 from dpojob_trainer.progress import (
     Begun,
     Data,
     Evaluation,
     Event,
     Phase,
+    Planned,
     Saved,
     Step,
     Stopwatch,
@@ -95,13 +96,25 @@ def test_only_the_word_that_the_end_is_recorded_lets_the_driver_go() -> None:
 def test_every_gauge_has_help_and_the_documented_name() -> None:
     board = Board()
     board.update(Data({"read": 4}))
-    board.update(Begun(0, 2, 2))
-    board.update(Step(1, 2, STEP_NUMBERS, (1024, 2048)))
+    board.update(Begun(0, 30, 2))
+    board.update(Planned(matches=True))
+    for step in range(1, STEPS_OF_A_MEAN + 1):
+        board.update(Step(step, 30, STEP_NUMBERS, (1024, 2048)))
     board.update(Saved(1, 1.8e9))
     held_out = {"loss": 0.4, "rewards/accuracies": 0.9, "rewards/margins": 0.8, "lengths/correlation": 0.1}
     board.update(Evaluation(1, held_out))
     board.finish(2, 2)
     assert {family.name for family in board.collect()} == set(metrics.HELP)
+
+
+def test_the_mean_of_the_steps_leaves_out_the_first_and_waits_for_enough() -> None:
+    board = Board()
+    url = serve(board)
+    for step in range(1, STEPS_OF_A_MEAN):
+        board.update(Step(step, 30, numbers(0.5, 60.0 if step == 1 else 2.0)))
+    assert metrics.MEAN_STEP_SECONDS not in scrape(url)
+    board.update(Step(STEPS_OF_A_MEAN, 30, numbers(0.5, 4.0)))
+    assert scrape(url)[metrics.MEAN_STEP_SECONDS] == pytest.approx((18 * 2.0 + 4.0) / 19)
 
 
 STEP_NUMBERS = {
