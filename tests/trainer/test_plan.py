@@ -22,7 +22,7 @@ from dpojob_api.status import PlanVerdict
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat, weights
 from dpojob_trainer.cli import plan_view
-from dpojob_trainer.cli.planning import Options, PlanExit, plan_file
+from dpojob_trainer.cli.planning import Options, PlanExit, on_tpu, plan_file
 from dpojob_trainer.errors import TrainerError
 from dpojob_trainer.plan import attempt, lowering, measure, planning, probing, topology, workers
 from dpojob_trainer.plan.fixes import candidates
@@ -151,7 +151,7 @@ def test_a_7b_model_that_every_chip_holds_whole_ends_at_the_optimizer(tmp_path: 
         dpo={"maxPromptLength": 1024, "maxCompletionLength": 1024},
     )
     prober = probing.Prober(model, epoch_of(config, None), STEPS, workers.Here(), print)
-    found = prober.probe(config)
+    found = prober.probe(on_tpu(config))
     sizes = {stage.name: stage.device / 2**30 for stage in found.stages}
     assert found.sizes.elements == pytest.approx(7.616e9, rel=1e-3)
     assert sizes["loading"] == pytest.approx(28.4, abs=0.1)
