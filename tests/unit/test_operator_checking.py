@@ -2,23 +2,18 @@
 pods are this file's own words; the real ones are in tests/integration.
 """
 
-import contextlib
 from datetime import timedelta
 
-import httpx
 import pytest
 from tests.unit import operator_builders as b
-from tests.unit.stand_in import KEY, Killed, StandIn
+from tests.unit.before_attempt import started
 
 from dpojob_api.metrics import DATA_KINDS
 from dpojob_api.reasons import DATA_REASONS, OperatorReason, TrainerReason
 from dpojob_api.result import MAX_TERMINATION_MESSAGE, TrainerResult, find_result
-from dpojob_api.status import DPOJobStatus
 from dpojob_operator import checking, decide, kube, parse, status
 from dpojob_operator.desired import check, pods
-from dpojob_operator.observe import Observer
 from dpojob_operator.plan import Apply, Check, Delete, Kind, Stage
-from dpojob_operator.reconcile import Reconciler
 from dpojob_trainer.exit_codes import exit_code
 
 PREFLIGHT = {"dataset": {"gate": {"preflight": True}}}
@@ -225,20 +220,9 @@ def test_short_line_is_left_alone():
 
 async def checked(kill_at=None):
     """Live a job up to its RayJob with the operator killed at one point of its calls, and return the cluster."""
-    world = StandIn({}, PREFLIGHT)
-    world.kill_at = kill_at
-    async with httpx.AsyncClient(transport=httpx.MockTransport(world.metrics)) as http:
-        for _ in range(12):
-            reconciler = Reconciler(world, Observer(world, http), b.SETTINGS, lambda: world.now)
-            with contextlib.suppress(Killed):
-                await reconciler.reconcile(KEY)
-            made = world.objects.get((kube.JOBS, "j-check"))
-            if made and "status" not in made:
-                made["status"] = {"conditions": [COMPLETE]}
-                world.put(kube.PODS, pod_body(ACCEPTED.to_line(), job=made["metadata"]["uid"]))
-            if "j-a1" in world.created and DPOJobStatus.model_validate(world.job["status"]).attempt == 1:
-                break
-    return world
+    return await started(
+        PREFLIGHT, "j-check", COMPLETE, lambda uid: pod_body(ACCEPTED.to_line(), job=uid), kill_at
+    )
 
 
 async def test_reconciler_makes_the_job_reads_its_pod_and_only_then_the_rayjob():

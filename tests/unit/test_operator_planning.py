@@ -2,13 +2,13 @@
 are this file's own words; the real ones are in tests/integration and tests/e2e.
 """
 
-import contextlib
 from datetime import timedelta
 
 import httpx
 import pytest
 from tests.unit import operator_builders as b
-from tests.unit.stand_in import KEY, Killed, StandIn
+from tests.unit.before_attempt import started
+from tests.unit.stand_in import KEY, StandIn
 
 from dpojob_api import metrics
 from dpojob_api.lifecycle_spec import PlanSpec
@@ -295,20 +295,7 @@ class TestDrift:
 
 async def planned(kill_at=None):
     """Live a job up to its RayJob with the operator killed at one point of its calls, and return the cluster."""
-    world = StandIn({}, REQUIRE)
-    world.kill_at = kill_at
-    async with httpx.AsyncClient(transport=httpx.MockTransport(world.metrics)) as http:
-        for _ in range(12):
-            reconciler = Reconciler(world, Observer(world, http), b.SETTINGS, lambda: world.now)
-            with contextlib.suppress(Killed):
-                await reconciler.reconcile(KEY)
-            made = world.objects.get((kube.JOBS, "j-plan"))
-            if made and "status" not in made:
-                made["status"] = {"conditions": [COMPLETE]}
-                world.put(kube.PODS, pod_body(FITS.to_line(), job=made["metadata"]["uid"]))
-            if "j-a1" in world.created and DPOJobStatus.model_validate(world.job["status"]).attempt == 1:
-                break
-    return world
+    return await started(REQUIRE, "j-plan", COMPLETE, lambda uid: pod_body(FITS.to_line(), job=uid), kill_at)
 
 
 async def test_reconciler_makes_the_job_reads_its_pod_and_only_then_the_rayjob():

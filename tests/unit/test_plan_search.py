@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit import plan_builders
 
 from dpojob_api.mesh import AXES
-from dpojob_api.trainer_config import TrainerConfig, trainer_config
-from dpojob_api.v1alpha1 import DPOJob
+from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.lengths import PairLengths
 from dpojob_trainer.plan import tuning
 from dpojob_trainer.plan.cuts import Cut, Task
@@ -37,16 +37,12 @@ SETTINGS |= {"head_dim": 128, "num_hidden_layers": 40}
 
 def config(**spec: Any) -> TrainerConfig:
     base: dict[str, Any] = {
-        "model": {"uri": "hf://org/model"},
-        "dataset": {"uri": "hf://org/pairs"},
-        "accelerator": {"type": "v4-64"},
-        "output": {"uri": "gs://bucket/out"},
         "dpo": {"maxPromptLength": 2048, "maxCompletionLength": 2048},
         "precision": {"params": "bfloat16", "compute": "bfloat16"},
         "training": {"globalBatchSize": 32},
         "gradientCheckpointing": "nothing_saveable",
     }
-    return trainer_config(DPOJob.from_wire({"metadata": META, "spec": base | spec}), attempt=1)
+    return plan_builders.config(**(base | spec))
 
 
 def cut(layers: int, total: float, cycles: float = 1.0) -> Cut:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit import plan_builders
 
 from dpojob_api.accelerator import chips
-from dpojob_api.trainer_config import TrainerConfig, trainer_config
-from dpojob_api.v1alpha1 import DPOJob
+from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.lengths import PairLengths
 from dpojob_trainer.plan.fixes import candidates
 from dpojob_trainer.plan.lengths import epoch_of, read_lengths
@@ -25,14 +25,7 @@ SIZES = Sizes(parameters=10, optimizer=20, reference=5, logits=4, elements=100, 
 
 
 def config(**spec: Any) -> TrainerConfig:
-    base: dict[str, Any] = {
-        "model": {"uri": "hf://org/model"},
-        "dataset": {"uri": "hf://org/pairs"},
-        "accelerator": {"type": "v4-64"},
-        "output": {"uri": "gs://bucket/out"},
-        "gradientCheckpointing": "none",
-    }
-    return trainer_config(DPOJob.from_wire({"metadata": META, "spec": base | spec}), attempt=1)
+    return plan_builders.config(**({"gradientCheckpointing": "none"} | spec))
 
 
 def measured(**values: float) -> Measured:

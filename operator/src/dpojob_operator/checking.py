@@ -43,7 +43,7 @@ def examine(job: DPOJob, observed: Observed, image: str, now: datetime) -> Plan 
             Stage.CHECKING, number, OperatorReason.CHECKING_DATA, "The data is accepted.", requeue_after=0
         )
     if check.ended is None or check.deleting:
-        return checking(number, progress_words(name, check))
+        return checking(number, words.job_going(check, "examines the data"))
     return refused(number, check, check.ended, now)
 
 
@@ -60,14 +60,6 @@ def accepted_pairs(check: CheckView | None) -> Mapping[str, int] | None:
     return result.pairs if result.pairs.keys() >= set(DATA_KINDS) else None
 
 
-def progress_words(name: str, check: CheckView) -> str:
-    """Return what the Job is doing, or what keeps its pod from running."""
-    complaint = words.complaint(check.pod) if check.pod is not None else None
-    if complaint is None:
-        return f"Job {name} examines the data; no chip is held."
-    return f"Job {name} waits: {words.shortened(complaint)}"
-
-
 def refused(number: int, check: CheckView, ended: datetime, now: datetime) -> Plan:
     """Return the end of a job whose data is refused; everything else can be put right, and is looked at again."""
     result = check.result
@@ -76,7 +68,8 @@ def refused(number: int, check: CheckView, ended: datetime, now: datetime) -> Pl
     actions = (Delete(Kind.CHECK, check.name, check.uid),) if now >= ended + AGAIN else ()
     minutes = AGAIN.total_seconds() / 60
     reason = str(result.reason) if unsuccessful(check) and result else OperatorReason.DATA_CHECK_FAILED
-    why = result.message if unsuccessful(check) and result else end_words(check)
+    silent = words.job_silent(check, "a verdict on the data")
+    why = result.message if unsuccessful(check) and result else silent
     message = f"{why} It is tried again {minutes:.0f} minutes after its end, at once if Job {check.name} is deleted."
     return Plan(Stage.STALLED, number, reason, message, actions, STALLED_SECONDS)
 
@@ -84,9 +77,3 @@ def refused(number: int, check: CheckView, ended: datetime, now: datetime) -> Pl
 def unsuccessful(check: CheckView) -> bool:
     """Return whether the trainer has said what is wrong."""
     return check.result is not None and check.result.reason is not TrainerReason.SUCCEEDED
-
-
-def end_words(check: CheckView) -> str:
-    """Return how a Job ended whose trainer has left no word."""
-    pod = f" {words.ending(check.pod)}." if check.pod is not None and check.pod.ended is not None else ""
-    return f"Job {check.name} ended without a verdict on the data: {check.words or 'it is complete'}.{pod}"

@@ -19,6 +19,7 @@ from dpojob_operator.plan import STALLED_SECONDS, Apply, Delete, Estimate, Kind,
 AGAIN = timedelta(minutes=5)
 # The trainer ends by itself at its time, and Kubernetes a little later; both are waited for.
 GRACE_SECONDS = 60
+DOES = "plans the job"
 GO_ON = "Set spec.plan.enforce to Warn to start all the same."
 
 
@@ -58,7 +59,7 @@ def examine(job: DPOJob, observed: Observed, image: str, now: datetime) -> Plan 
         return Plan(Stage.PLANNING, number, OperatorReason.PLANNING, message, actions)
     found = verdict(job, view, now)
     if found is None:
-        return Plan(Stage.PLANNING, number, OperatorReason.PLANNING, progress_words(view))
+        return Plan(Stage.PLANNING, number, OperatorReason.PLANNING, words.job_going(view, DOES))
     if found.status == "Unknown" and job.spec.plan.enforce is PlanEnforcement.REQUIRE:
         return tried_again(job, number, view, found, now)
     # Written down before the RayJob exists, so that it is known whenever the operator restarts.
@@ -114,7 +115,7 @@ def verdict(job: DPOJob, view: CheckView | None, now: datetime) -> Verdict | Non
         reason = OperatorReason.PLAN_FITS if result.plan.fits else OperatorReason.DOES_NOT_FIT_HBM
         return Verdict("True" if result.plan.fits else "False", reason, result.message, result.plan)
     if view.ended is not None:
-        return unknown(result.message if result is not None else end_words(view))
+        return unknown(result.message if result is not None else words.job_silent(view, "a word"))
     late = overdue(job, view, now)
     return unknown(late) if late is not None else None
 
@@ -131,21 +132,7 @@ def overdue(job: DPOJob, view: CheckView, now: datetime) -> str | None:
     age, allowed = (now - view.created).total_seconds(), job.spec.plan.timeout_seconds + START_SECONDS
     waits = view.pod is None or view.pod.starting
     if waits and age > START_SECONDS and job.spec.plan.enforce is PlanEnforcement.WARN:
-        return f"its pod has not started within {START_SECONDS} s. {progress_words(view)}"
+        return f"its pod has not started within {START_SECONDS} s. {words.job_going(view, DOES)}"
     if age > allowed + GRACE_SECONDS:
         return f"Job {view.name} has not ended within {allowed} s."
     return None
-
-
-def progress_words(view: CheckView) -> str:
-    """Return what the Job is doing, or what keeps its pod from running."""
-    complaint = words.complaint(view.pod) if view.pod is not None else None
-    if complaint is None:
-        return f"Job {view.name} plans the job; no chip is held."
-    return f"Job {view.name} waits: {words.shortened(complaint)}"
-
-
-def end_words(view: CheckView) -> str:
-    """Return how a Job ended whose trainer has left no word."""
-    pod = f" {words.ending(view.pod)}." if view.pod is not None and view.pod.ended is not None else ""
-    return f"Job {view.name} ended without a word: {view.words or 'it is complete'}.{pod}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dpojob_api.constants import ROLE_HEAD
-from dpojob_operator.observed import Observed, PodView
+from dpojob_operator.observed import CheckView, Observed, PodView
 
 MAX_WORDS = 700
 
@@ -49,6 +49,20 @@ def ending(pod: PodView) -> str:
     if pod.evicted:
         details.append(pod.evicted)
     return "; ".join(details)
+
+
+def job_going(job: CheckView, does: str) -> str:
+    """Return what a Job that comes before the slice is doing, or what keeps its pod from running."""
+    found = complaint(job.pod) if job.pod is not None else None
+    return (
+        f"Job {job.name} waits: {shortened(found)}" if found else f"Job {job.name} {does}; no chip is held."
+    )
+
+
+def job_silent(job: CheckView, lacks: str) -> str:
+    """Return how such a Job ended whose trainer has not said what it was asked for."""
+    pod = f" {ending(job.pod)}." if job.pod is not None and job.pod.ended is not None else ""
+    return f"Job {job.name} ended without {lacks}: {job.words or 'it is complete'}.{pod}"
 
 
 def describe_waiting(observed: Observed, hosts: int) -> str:
