@@ -8,7 +8,7 @@ from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.weights import attention, rotary
+from dpojob_trainer.weights import attention, layers, rotary
 from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
@@ -42,13 +42,15 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
     positions = config.attention.max_positions or 0
     module_config = config_class.from_dict(rotary.checked(full_attention(own, positions), positions))
     module_config.add_basic_configurations(**_settings(config, jnp.dtype(dtype.value)))
-    return module_class.lazy_init(
+    module = module_class.lazy_init(
         config=module_config,
         dtype=jnp.dtype(dtype.value),
         param_dtype=jnp.dtype(param_dtype.value),
         precision=_precision(dtype),
         rngs=nnx.Rngs(0),
     )
+    layers.complete_by_layer(module)
+    return module
 
 
 def classes_of(settings: dict[str, Any]) -> tuple[Any, Any]:
