@@ -11,6 +11,7 @@ if "jax" not in sys.modules:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+import jax
 import pytest
 from tests.trainer import tiny_models
 from tests.trainer.jobs import Claim, write_pairs
@@ -132,6 +133,41 @@ def test_every_change_has_its_own_recomputation(folder: Path) -> None:
                 arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
             )
     assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
+
+
+def barriers(step: lowering.Step) -> list[int]:
+    """Return how many arrays each barrier of a step holds back until all of them are there."""
+    found: list[int] = []
+
+    def look(jaxpr: Any) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "optimization_barrier":
+                found.append(len(equation.outvars))
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                look(inner)
+
+    look(step.traced.jaxpr.jaxpr)
+    return found
+
+
+def test_recomputed_layers_complete_their_gradients_one_by_one(folder: Path) -> None:
+    """One barrier per layer, over the gradients of all its parameters and of its input; none without recomputation."""
+    layers = lowering.layers_of(folder)
+    found = {}
+    for policy in ("none", "nothing_saveable", "checkpoint_dots"):
+        config = Claim("inputs", folder).config(
+            "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
+        )
+        with lowering.own_recomputation(folder):
+            step = lowering.train_step(config, folder, SHAPE, STEPS)
+        found[policy] = barriers(step)
+        within = [part for part in lowering.parts(step.state.graphstate) if "['layers'][0]" in part.path]
+    assert len(within) > 1
+    assert found == {
+        "none": [],
+        "nothing_saveable": [len(within) + 1] * layers,
+        "checkpoint_dots": [len(within) + 1] * layers,
+    }
 
 
 def test_a_7b_model_that_every_chip_holds_whole_ends_at_the_optimizer(tmp_path: Path) -> None:

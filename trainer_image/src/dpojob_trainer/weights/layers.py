@@ -42,7 +42,7 @@ def completed(call: Any) -> Any:
     return layer
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator]
 def together(weights: Any, hidden: jax.Array) -> tuple[Any, jax.Array]:
     """Return both; none of their gradients is there before all of them are."""
     return weights, hidden
