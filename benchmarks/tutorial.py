@@ -8,7 +8,7 @@ run that was broken off goes on.
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
 from dpojob_trainer.plan.planning import SOME_STEPS, steps_of  # noqa: E402
 from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 from dpojob_trainer.plan.timing import mean_step, step_time  # noqa: E402
-from dpojob_trainer.plan.tuning import NEVER, WINDOWED  # noqa: E402
 from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,24 +46,22 @@ LIMIT = 2048
 
 @dataclass(frozen=True)
 class Case:
-    """One row: whose step, what the backward pass keeps, and the compiler's options."""
+    """One row: whose step, and what the backward pass keeps."""
 
     name: str
     ours: bool
     keeps: GradientCheckpointing
-    flags: dict[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
         """How the table says it."""
-        return ", ".join(["fsdp 32", self.keeps.value, *self.flags])
+        return f"fsdp 32, {self.keeps.value}"
 
 
 CASES = (
     Case("stock, the tutorial's text", False, GradientCheckpointing.NONE),
     Case("stock, layers computed again", False, GradientCheckpointing.NOTHING_SAVEABLE),
     Case("ours", True, GradientCheckpointing.NOTHING_SAVEABLE),
-    Case("ours, tuned", True, GradientCheckpointing.NOTHING_SAVEABLE, {WINDOWED: NEVER}),
 )
 
 
@@ -88,7 +85,6 @@ def job(case: Case) -> TrainerConfig:
     spec["dpo"]["referenceLogProbs"] = "precomputed" if case.ours else "live"
     spec["training"]["shuffle"] = case.ours
     spec["gradientCheckpointing"] = case.keeps.value
-    spec["runtime"]["xlaFlags"] = case.flags
     body["metadata"] |= {"namespace": "bench", "uid": "bench"}
     return trainer_config(DPOJob.from_wire(body), attempt=1)
 
@@ -118,11 +114,11 @@ def cut_of(case: Case, config: TrainerConfig, epoch: Epoch, layers: int) -> Cut:
 
 
 def row_of(case: Case) -> dict[str, Any]:
-    """Return a case's estimates; EasyDeL's own step pads every pair to the limits."""
+    """Return a case's estimates; EasyDeL's own step pads every pair to the limits and sets no option of the compiler."""
     config = job(case)
     if not case.ours:
         training = config.training.model_copy(update={"length_buckets": 1})
-        config = config.model_copy(update={"training": training})
+        config = config.model_copy(update={"training": training, "xla_flags": {}})
     epoch, layers = epoch_of(config, histogram()), lowering.layers_of(MODEL)
     cuts = [cut_of(case, config, epoch, count) for count in CUTS]
     found: dict[str, Any] = {

@@ -123,7 +123,7 @@ def test_a_rough_count_of_a_job_that_may_fit_decides_nothing() -> None:
 
 
 def test_a_search_keeps_what_is_faster_and_builds_on_it(tmp_path: Path) -> None:
-    compiler = Compiler(0.5 * GIB, {tuning.WINDOWED: 0.4, '"fsdp": 32': 0.7, "overlap_compute": 1.2})
+    compiler = Compiler(0.5 * GIB, {"scoped_vmem": 0.4, '"fsdp": 32': 0.7, "overlap_compute": 1.2})
     job = config(mesh={"dp": 1, "fsdp": 1, "sp": -1})
     trials = tune(prober(compiler, tmp_path, job), Fix({}, job), SETTINGS, None, float("inf"))
     answer = tuned(trials)
@@ -131,12 +131,12 @@ def test_a_search_keeps_what_is_faster_and_builds_on_it(tmp_path: Path) -> None:
     assert [trial.axis for trial in trials if trial.kept] == ["start", "mesh", "flags"]
     assert answer.changes == {
         **{f"spec.mesh.{axis}": size for axis, size in zip(AXES, (1, 32, 1, 1, 1), strict=True)},
-        f"spec.runtime.xlaFlags.{tuning.WINDOWED}": tuning.NEVER,
+        "spec.runtime.xlaFlags.xla_tpu_scoped_vmem_limit_kib": "65536",
     }
     assert answer.patch == {
         "spec": {
             "mesh": {"dp": 1, "fsdp": 32, "ep": 1, "tp": 1, "sp": 1},
-            "runtime": {"xlaFlags": {tuning.WINDOWED: tuning.NEVER}},
+            "runtime": {"xlaFlags": {"xla_tpu_scoped_vmem_limit_kib": "65536"}},
         }
     }
     seconds = [trial.seconds for trial in trials if trial.kept]

@@ -11,6 +11,7 @@ from dpojob_trainer.channel import Address
 from dpojob_trainer.host import HostTask
 
 DRIVER = Address("10.0.0.9", 1, b"key")
+GATHER_FIRST = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 
 
@@ -82,7 +83,7 @@ def test_flags_of_the_spec_reach_libtpu_before_those_of_the_environment():
     flags = {"xla_tpu_scoped_vmem_limit_kib": "65536", "xla_tpu_enable_async_collective_fusion": "true"}
     config = trainer_config(b.make_job({"runtime": {"xlaFlags": flags}}), 1)
     wanted = (
-        "--xla_tpu_enable_async_collective_fusion=true --xla_tpu_scoped_vmem_limit_kib=65536 "
+        f"{GATHER_FIRST} --xla_tpu_enable_async_collective_fusion=true --xla_tpu_scoped_vmem_limit_kib=65536 "
         "--xla_tpu_scoped_vmem_limit_kib=1"
     )
     for _ in range(2):
@@ -90,5 +91,20 @@ def test_flags_of_the_spec_reach_libtpu_before_those_of_the_environment():
         assert os.environ["LIBTPU_INIT_ARGS"] == wanted
 
 
-def test_without_flags_libtpus_arguments_are_left_alone():
-    assert "LIBTPU_INIT_ARGS" not in host.environment(trainer_config(b.make_job({}), 1))
+@pytest.mark.parametrize(
+    ("runtime", "wanted"),
+    [
+        ({}, GATHER_FIRST),
+        (
+            {"xlaFlags": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "0"}},
+            GATHER_FIRST.replace("1000000", "0"),
+        ),
+        ({"platform": "cpu"}, None),
+    ],
+)
+def test_weights_are_gathered_first_unless_the_spec_says_otherwise(runtime, wanted):
+    os.environ.pop("LIBTPU_INIT_ARGS", None)
+    assert (
+        host.environment(trainer_config(b.make_job({"runtime": runtime}), 1)).get("LIBTPU_INIT_ARGS")
+        == wanted
+    )

@@ -59,8 +59,8 @@ class Prober:
             return whole(config, [self._start(task).result()], layers, chip)
         needed = step_bytes(config, read_json(self.model_dir / "config.json"), self.epoch.longest)
         if is_hopeless(needed, chip.usable_hbm_bytes):
-            found = [self.compiler.start(replace(task, layers=cut, compiled=False)).result() for cut in CUTS]
-            return guessed(config, found, layers, chip, needed)
+            begun = [self.compiler.start(replace(task, layers=cut, compiled=False)) for cut in CUTS]
+            return guessed(config, [one.result() for one in begun], layers, chip, needed)
         return whole(config, self._two(task, layers), layers, chip)
 
     def _two(self, task: Task, layers: int) -> list[Cut]:

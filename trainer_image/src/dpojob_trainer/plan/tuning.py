@@ -14,9 +14,9 @@ from dpojob_api.spec import GradientCheckpointing
 from dpojob_trainer.plan.fixes import Fix
 
 # libtpu turns a matrix product of gathered parameters into a loop of partial products and neighbourly exchanges where they
-# are larger than this. Beyond all sizes it gathers first, which is faster where layers are gathered one at a time.
+# are larger than this. The default is beyond all sizes: it gathers first.
 WINDOWED = "xla_jf_spmd_threshold_for_windowed_einsum_mib"
-NEVER = "1000000"
+ALWAYS = "0"
 # Collectives that go on beside the products; MaxText's choice for v4 and v5.
 ASYNCHRONOUS = {
     "xla_enable_async_all_gather": "true",
@@ -26,9 +26,9 @@ ASYNCHRONOUS = {
     "xla_tpu_overlap_compute_collective_tc": "true",
 }
 FLAGS: tuple[dict[str, str], ...] = (
-    {WINDOWED: NEVER},
     ASYNCHRONOUS,
     {"xla_tpu_scoped_vmem_limit_kib": "65536"},
+    {WINDOWED: ALWAYS},
 )
 # Ascending in what is kept, and so in bytes, and descending in what is computed twice.
 POLICIES = (
