@@ -31,9 +31,9 @@ from dpojob_trainer.plan import lowering, measure  # noqa: E402
 from dpojob_trainer.plan.extrapolate import Sample, extrapolate, line_through  # noqa: E402
 from dpojob_trainer.plan.lengths import Epoch, epoch_of  # noqa: E402
 from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
-from dpojob_trainer.plan.planning import SOME_STEPS, steps_of  # noqa: E402
 from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 from dpojob_trainer.plan.timing import mean_step, step_time  # noqa: E402
+from dpojob_trainer.training.plan import total_steps  # noqa: E402
 from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +107,7 @@ def cut_of(case: Case, config: TrainerConfig, epoch: Epoch, layers: int) -> Cut:
         lowering.cut_model(MODEL, layers) as folder,
         lowering.own_recomputation(folder),
     ):
-        found = step(config, folder, epoch.longest, steps_of(config, epoch) or SOME_STEPS)
+        found = step(config, folder, epoch.longest, total_steps(config.training, epoch.pairs))
         print(f"{case.name}: compiling {layers} layers", flush=True)
         taken = measure.measure(found.traced, found.traced.lower(), devices, dict(config.xla_flags))
     return Cut(layers, taken, found.sizes.multiplied)

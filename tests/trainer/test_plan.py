@@ -121,17 +121,22 @@ def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, t
     assert fingerprint(planned) == fingerprint(run)
 
 
-def test_every_change_has_its_own_recomputation(folder: Path) -> None:
-    """EasyDeL would keep that of the first one."""
-    found = []
+@pytest.fixture(scope="module")
+def recomputed(folder: Path) -> dict[str, lowering.Step]:
+    """The step by its policy of recomputation, one after the other in this process."""
+    found = {}
     for policy in ("nothing_saveable", "none", "checkpoint_dots"):
         config = Claim("inputs", folder).config(
             "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
         )
         with lowering.own_recomputation(folder):
-            found.append(
-                arithmetic(lowering.train_step(config, folder, SHAPE, STEPS).traced.jaxpr.jaxpr).products
-            )
+            found[policy] = lowering.train_step(config, folder, SHAPE, STEPS)
+    return found
+
+
+def test_every_change_has_its_own_recomputation(recomputed: dict[str, lowering.Step]) -> None:
+    """EasyDeL would keep that of the first one."""
+    found = [arithmetic(step.traced.jaxpr.jaxpr).products for step in recomputed.values()]
     assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
 
 
@@ -150,23 +155,18 @@ def barriers(step: lowering.Step) -> list[int]:
     return found
 
 
-def test_recomputed_layers_complete_their_gradients_one_by_one(folder: Path) -> None:
+def test_recomputed_layers_complete_their_gradients_one_by_one(
+    recomputed: dict[str, lowering.Step], folder: Path
+) -> None:
     """One barrier per layer, over the gradients of all its parameters and of its input; none without recomputation."""
-    layers = lowering.layers_of(folder)
-    found = {}
-    for policy in ("none", "nothing_saveable", "checkpoint_dots"):
-        config = Claim("inputs", folder).config(
-            "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
-        )
-        with lowering.own_recomputation(folder):
-            step = lowering.train_step(config, folder, SHAPE, STEPS)
-        found[policy] = barriers(step)
-        within = [part for part in lowering.parts(step.state.graphstate) if "['layers'][0]" in part.path]
+    parameters = lowering.parts(recomputed["none"].state.graphstate)
+    within = [part for part in parameters if "['layers'][0]" in part.path]
     assert len(within) > 1
-    assert found == {
+    layer_by_layer = [len(within) + 1] * lowering.layers_of(folder)
+    assert {policy: barriers(step) for policy, step in recomputed.items()} == {
         "none": [],
-        "nothing_saveable": [len(within) + 1] * layers,
-        "checkpoint_dots": [len(within) + 1] * layers,
+        "nothing_saveable": layer_by_layer,
+        "checkpoint_dots": layer_by_layer,
     }
 
 

@@ -108,3 +108,9 @@ def test_weights_are_gathered_first_unless_the_spec_says_otherwise(runtime, want
         host.environment(trainer_config(b.make_job({"runtime": runtime}), 1)).get("LIBTPU_INIT_ARGS")
         == wanted
     )
+
+
+def test_a_plan_of_a_job_that_runs_on_cpu_has_the_options_of_its_slice():
+    """`dpojob plan` changes the platform of the resolved configuration alone."""
+    on_cpu, on_slice = (trainer_config(b.make_job({"runtime": {"platform": p}}), 1) for p in ("cpu", "tpu"))
+    assert on_cpu.xla_flags == on_slice.xla_flags != {}

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpojob_api.base import ApiModel
 from dpojob_api.input_spec import DatasetSpec, ModelSpec
-from dpojob_api.slice_spec import DEFAULT_XLA_FLAGS, Launcher, Platform, RuntimeSpec, XlaFlag, XlaValue
+from dpojob_api.slice_spec import DEFAULT_XLA_FLAGS, Launcher, Platform, XlaFlag, XlaValue
 from dpojob_api.spec import (
     AttentionSpec,
     DPOSpec,
@@ -54,7 +54,7 @@ class TrainerConfig(ApiModel):
     platform: Platform = Field(description="platform is spec.runtime.platform.")
     xla_flags: dict[XlaFlag, XlaValue] = Field(
         default_factory=dict,
-        description="xlaFlags is spec.runtime.xlaFlags and the defaults; none on platform cpu.",
+        description="xlaFlags is spec.runtime.xlaFlags and the defaults; only a TPU takes notice.",
     )
 
     def to_json(self) -> str:
@@ -85,13 +85,8 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
         tracking=spec.tracking,
         launcher=spec.runtime.launcher,
         platform=spec.runtime.platform,
-        xla_flags=compiler_options(spec.runtime),
+        xla_flags=DEFAULT_XLA_FLAGS | (spec.runtime.xla_flags or {}),
     )
-
-
-def compiler_options(runtime: RuntimeSpec) -> dict[str, str]:
-    """Return the options of the TPU compiler: the spec's, and the defaults of those that it leaves out."""
-    return {} if runtime.platform is Platform.CPU else DEFAULT_XLA_FLAGS | (runtime.xla_flags or {})
 
 
 def planned(job: DPOJob, attempt: int) -> PlanStatus:

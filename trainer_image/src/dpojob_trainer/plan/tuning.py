@@ -13,10 +13,6 @@ from dpojob_api.mesh import AXES, resolve_mesh
 from dpojob_api.spec import GradientCheckpointing
 from dpojob_trainer.plan.fixes import Fix
 
-# libtpu turns a matrix product of gathered parameters into a loop of partial products and neighbourly exchanges where they
-# are larger than this. The default is beyond all sizes: it gathers first.
-WINDOWED = "xla_jf_spmd_threshold_for_windowed_einsum_mib"
-ALWAYS = "0"
 # Collectives that go on beside the products; MaxText's choice for v4 and v5.
 ASYNCHRONOUS = {
     "xla_enable_async_all_gather": "true",
@@ -28,7 +24,8 @@ ASYNCHRONOUS = {
 FLAGS: tuple[dict[str, str], ...] = (
     ASYNCHRONOUS,
     {"xla_tpu_scoped_vmem_limit_kib": "65536"},
-    {WINDOWED: ALWAYS},
+    # Loops of partial products instead of gathered weights, the other way than the default.
+    {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "0"},
 )
 # Ascending in what is kept, and so in bytes, and descending in what is computed twice.
 POLICIES = (
