@@ -310,8 +310,8 @@ def test_an_attempt_is_planned_from_its_own_pairs(claim: Claim, monkeypatch: pyt
     config = claim.config("plan", output={"uri": "pvc://inputs/out", "cacheUri": "pvc://inputs/shared"})
     told: list[TrainerResult] = []
 
-    def plan() -> PlanVerdict:
-        result = attempt.plan_attempt(config, claim.path / "work", 0, told.append)
+    def plan(seconds: float = 0) -> PlanVerdict:
+        result = attempt.plan_attempt(config, claim.path / "work", seconds, told.append)
         assert result.plan is not None, result.message
         return result.plan
 
@@ -327,3 +327,7 @@ def test_an_attempt_is_planned_from_its_own_pairs(claim: Claim, monkeypatch: pyt
     assert (tight.fits, tight.usable_bytes) == (False, found.peak_bytes - 1)
     assert tight.fingerprint == found.fingerprint
     assert [result.plan for result in told] == [tight], "before changes are tried"
+    monkeypatch.setenv("DPOJOB_PLAN_USABLE_BYTES", str(found.peak_bytes - 2))
+    monkeypatch.setattr(planning, "candidates", None)
+    assert not plan(seconds=60).fits, "a search that fails leaves the verdict"
+    assert len(told) == 2

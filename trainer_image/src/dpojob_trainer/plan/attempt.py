@@ -84,25 +84,25 @@ def plan_attempt(
 
 
 def answered(question: Question, seconds: float, tell: Callable[[TrainerResult], None]) -> Answer:
-    """Compile; what is compiled for the first answer is not compiled again for the second."""
+    """Compile; a job that does not fit has its verdict even if the search for a change fails."""
     from dpojob_trainer.plan import planning
 
-    def answer(limit: float) -> Answer:
-        request = planning.Request(
-            question.config, question.model_dir, question.lengths, None, limit, held_out=question.held_out
-        )
-        return planning.plan(request, log.info)
+    request = planning.Request(
+        question.config, question.model_dir, question.lengths, None, seconds, held_out=question.held_out
+    )
+    verdicts: list[Answer] = []
 
-    first = answer(0.0)
-    if first.fits:
-        return first
-    tell(result_of(question.config, first, known=question.lengths is not None))
+    def unfit(answer: Answer) -> None:
+        verdicts.append(answer)
+        tell(result_of(question.config, answer, known=question.lengths is not None))
+
     try:
-        return answer(seconds)
+        return planning.plan(request, log.info, unfit)
     except Exception:
-        # The job as it is has its verdict all the same.
+        if not verdicts:
+            raise
         log.warning("no change is found", exc_info=True)
-        return first
+        return verdicts[0]
 
 
 def lengths_of_data(

@@ -1,7 +1,7 @@
 """Plans a job: compiles its step for its slice, and if that does not fit, what could. The shell around the pure parts."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,13 @@ class Request:
     held_out: PairLengths | None = None
 
 
-def plan(request: Request, tell: Tell) -> Answer:
-    """Return what the job needs; `tell` is called with what begins.
+def plan(request: Request, tell: Tell, unfit: Callable[[Answer], None] | None = None) -> Answer:
+    """Return what the job needs.
+
+    Args:
+        request: what is asked.
+        tell: takes what begins.
+        unfit: takes the answer on a job that does not fit, before changes are tried.
 
     Raises:
         TrainerError: ConfigInvalid for a slice that libtpu does not know, ModelUnsupported or ModelNotFound.
@@ -62,6 +67,8 @@ def plan(request: Request, tell: Tell) -> Answer:
         prober = Prober(request.model_dir, epoch, total or SOME_STEPS, where, tell)
         tell("the job as it is")
         own = prober.probe(config)
+        if unfit and not own.verdict.fits:
+            unfit(answer_of(config, own, epoch, total, request.price, [], time.monotonic() - began))
         attempts = [] if own.verdict.fits else list(_attempts(prober, config, until))
         trials = _trials(prober, request, own, attempts, until) if request.tune else []
     fixes = [tried(fix, found) for fix, found in attempts]
