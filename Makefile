@@ -118,6 +118,9 @@ bench-tutorial: venv ## Estimate the EasyDeL tutorial's job for its slice, EasyD
 bench-plan-bounds: venv ## Compare the compiler's estimated cycles with bounds counted by hand
 	@USE_TORCH=0 $(PY) -m benchmarks.bounds
 
+bench-plan-published: venv ## Compare a plan's share of the peak with a published run on v4
+	@USE_TORCH=0 $(PY) -m benchmarks.published
+
 # Their control plane is their own: nothing of the local cluster but its programs.
 test-chaos: venv ## The operator killed at 300 of its API calls, on a private control plane
 	@$(PYTEST) tests/chaos -m "not slow"
@@ -151,6 +154,6 @@ test: verify test-unit fake-gcs image-operator ## What CI runs
 	@$(MAKE) -s -j2 --output-sync=target test-trainer test-cluster test-chaos test-trainer-kills
 	@$(MAKE) -s test-e2e
 
-.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan bench-plan-bounds bench-tutorial bench-scaling demo test
+.PHONY: help venv lock generate verify fmt test-unit fake-gcs test-trainer test-trainer-kills test-trainer-slow smollm2 parity parity-accuracy image-operator images install uninstall test-chaos test-chaos-slow chaos-operator test-cluster test-e2e bench-spine bench-operator bench-kills bench-trainer bench-plan bench-plan-bounds bench-plan-published bench-tutorial bench-scaling demo test
 
 -include hack/cluster/cluster.mk
