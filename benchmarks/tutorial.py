@@ -150,6 +150,7 @@ def main() -> None:
     for case in CASES:
         if args.only and case.name not in args.only:
             continue
+        print(case.name, flush=True)
         rows.append(row_of(case))
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         document.keep("tutorial", table(rows))

@@ -61,7 +61,12 @@ def test_the_optimizer_starts_beside_policy_and_reference() -> None:
     assert stages["optimizer initialisation"].device == 10 + 5 + 21
     assert stages["loading"].host == 2 * 4 * 3
     assert stages["training step"].device == 89.0
-    assert list(stages) == ["loading", "optimizer initialisation", "evaluation", "training step", "export"]
+    assert stages["checkpoint"].device == SIZES.resident
+    assert stages["checkpoint"].host == 4 * (SIZES.parameters + SIZES.optimizer)
+    names = ["loading", "optimizer initialisation", "evaluation", "training step", "checkpoint", "export"]
+    assert list(stages) == names
+    without = stages_of(config(training={"saveOptimizerState": False}), SIZES, 89.0, 21.0, {})
+    assert {stage.name: stage.host for stage in without}["checkpoint"] == 4 * SIZES.parameters
 
 
 def test_every_generation_of_the_table_has_a_chip() -> None:

@@ -1,6 +1,7 @@
 """The stages of a run beside its step: what they take at most on a device and in a host's RAM. Pure.
 
-The initialisation is compiled; loading and the export follow from the arrays' sizes and from how `weights` moves them.
+The initialisation is compiled; loading, checkpoints and the export follow from the arrays' sizes and
+from how `weights` and Orbax move them.
 """
 
 from collections.abc import Mapping
@@ -37,11 +38,14 @@ def stages_of(
     local = config.plan.chips_per_host
     loaded = sizes.parameters + sizes.reference
     gathered = CHUNK_BYTES if config.plan.hosts > 1 else 0
+    saved = sizes.parameters + (sizes.optimizer if config.training.save_optimizer_state else 0)
     written = min(MAX_SHARD_BYTES, sizes.parameters * config.plan.chips)
     return [
         Stage("loading", loaded, COPIES_OF_A_PART * local * sizes.largest, compiled=False),
         Stage("optimizer initialisation", loaded + start, None, compiled=compiled),
         *(Stage(name, needed, None, compiled=True) for name, needed in passes.items()),
         Stage("training step", step, None, compiled=compiled),
+        # Orbax copies every shard to its host, and writes while the run goes on (replica_slices.transfer_arrays_to_host).
+        Stage("checkpoint", sizes.resident, local * saved, compiled=False),
         Stage("export", sizes.resident + gathered, written + gathered, compiled=False),
     ]
