@@ -25,7 +25,7 @@ from dpojob_trainer import easydel_compat, weights
 from dpojob_trainer.cli import plan_view
 from dpojob_trainer.cli.planning import Options, PlanExit, on_tpu, plan_file
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.plan import attempt, lowering, measure, planning, probing, topology, workers
+from dpojob_trainer.plan import attempt, cuts, lowering, measure, planning, probing, topology, workers
 from dpojob_trainer.plan.fixes import candidates
 from dpojob_trainer.plan.flops import arithmetic
 from dpojob_trainer.plan.lengths import epoch_of
@@ -119,6 +119,14 @@ def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, t
     with lowering.own_recomputation(folder):
         run = trainers_step(config, folder, tmp_path)
     assert fingerprint(planned) == fingerprint(run)
+
+
+def test_a_step_of_more_layers_than_are_compiled_is_the_trainers_too(tmp_path: Path) -> None:
+    model = tiny_models.write_model(tmp_path / "model", tiny_models.QWEN3, num_hidden_layers=5)
+    config = Claim("inputs", tmp_path).config("plan", accelerator={"type": "v4-16"})
+    planned = cuts.compile_cut(cuts.Task(config, model, SHAPE, STEPS, layers=5, compiled=False))
+    with lowering.own_recomputation(model):
+        assert planned.fingerprint == fingerprint(trainers_step(config, model, tmp_path / "scratch"))
 
 
 @pytest.fixture(scope="module")

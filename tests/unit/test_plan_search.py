@@ -91,7 +91,17 @@ def test_two_cuts_make_the_line_to_all_layers(tmp_path: Path) -> None:
     found = prober(compiler, tmp_path, config()).probe(config())
     assert sorted(task.layers for task in compiler.started) == [2, 4]
     assert found.verdict.needed == pytest.approx(20 * GIB)
-    assert (found.verdict.fits, found.fingerprint, compiler.cancelled) == (True, "print-4", [])
+    assert (found.verdict.fits, found.fingerprint, compiler.cancelled) == (True, None, [])
+
+
+def test_a_job_that_fits_is_identified_by_its_whole_step(tmp_path: Path) -> None:
+    compiler = Compiler(0.5 * GIB)
+    asked = prober(compiler, tmp_path, config())
+    assert asked.identified(config(), asked.probe(config())).fingerprint == "print-40"
+    whole = compiler.started.pop()
+    assert (whole.layers, whole.compiled) == (40, False)
+    asked = prober(Compiler(8 * GIB), tmp_path, config())
+    assert asked.identified(config(), asked.probe(config())).fingerprint is None
 
 
 def test_a_refused_cut_makes_the_smaller_one_useless(tmp_path: Path) -> None:

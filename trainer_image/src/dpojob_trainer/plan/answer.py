@@ -107,7 +107,9 @@ class Answer(ApiModel):
     time: TimeAnswer | None = Field(description="time is the estimate; null if the step was not compiled.")
     fix: FixAnswer | None = Field(description="fix is the first change that makes it fit.")
     tried: list[FixAnswer] = Field(description="tried is every change that was compiled.")
-    fingerprint: str = Field(description="fingerprint is of the lowered step with the most layers compiled.")
+    fingerprint: str | None = Field(
+        description="fingerprint is of the whole model's lowered step; null of a job that only its cuts say does not fit."
+    )
     remarks: list[str] = Field(description="remarks say what is measured and what is modelled.")
     seconds: float = Field(description="seconds that planning took.")
     tuning: TuneAnswer | None = Field(

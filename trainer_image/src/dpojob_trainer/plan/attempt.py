@@ -164,10 +164,8 @@ def result_of(config: TrainerConfig, answer: Answer, *, known: bool) -> TrainerR
         chip_hours=rounded(time.chip_hours) if time else None,
         peak_bytes=answer.needed_bytes,
         usable_bytes=answer.usable_bytes,
-        # Devices of several hosts on CPU are those of one process here; the step of a part of the layers is none of the job's.
-        fingerprint=answer.fingerprint
-        if known and alone and answer.layers in answer.compiled_layers
-        else None,
+        # Devices of several hosts on CPU are those of one process here.
+        fingerprint=answer.fingerprint if known and alone else None,
         fix=words_of(answer.fix.changes) if answer.fix else None,
     )
     return TrainerResult(reason=TrainerReason.SUCCEEDED, message=words_on(answer), plan=verdict)

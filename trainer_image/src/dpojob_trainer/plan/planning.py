@@ -66,7 +66,7 @@ def plan(request: Request, tell: Tell, unfit: Callable[[Answer], None] | None = 
     with compiler(layers_of(request.model_dir)) as where:
         prober = Prober(request.model_dir, epoch, total or SOME_STEPS, where, tell)
         tell("the job as it is")
-        own = prober.probe(config)
+        own = prober.identified(config, prober.probe(config))
         if unfit and not own.verdict.fits:
             unfit(answer_of(config, own, epoch, total, request.price, [], time.monotonic() - began))
         attempts = [] if own.verdict.fits else list(_attempts(prober, config, until))

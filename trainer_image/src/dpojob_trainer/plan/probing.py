@@ -53,15 +53,27 @@ class Prober:
 
         What is hopeless by a rough count is not compiled.
         """
-        layers, chip = lowering.layers_of(self.model_dir), topology.chip_of(config)
-        task = Task(config, self.model_dir, self.epoch.longest, self.steps, layers, passes=True)
+        task, chip = self._task(config), topology.chip_of(config)
+        layers = task.layers
         if layers <= CUTS[-1]:
             return whole(config, [self._start(task).result()], layers, chip)
         needed = step_bytes(config, read_json(self.model_dir / "config.json"), self.epoch.longest)
         if is_hopeless(needed, chip.usable_hbm_bytes):
-            begun = [self.compiler.start(replace(task, layers=cut, compiled=False)) for cut in CUTS]
-            return guessed(config, [one.result() for one in begun], layers, chip, needed)
+            return guessed(config, self._traced(task), chip, needed)
         return whole(config, self._two(task, layers), layers, chip)
+
+    def identified(self, config: TrainerConfig, probe: Probe) -> Probe:
+        """Return what was found with the fingerprint of the whole model's step, which is traced for it if it fits."""
+        if probe.fingerprint is not None or not probe.verdict.fits:
+            return probe
+        return replace(probe, fingerprint=self._traced(self._task(config)).fingerprint)
+
+    def _task(self, config: TrainerConfig) -> Task:
+        layers = lowering.layers_of(self.model_dir)
+        return Task(config, self.model_dir, self.epoch.longest, self.steps, layers, passes=True)
+
+    def _traced(self, task: Task) -> Cut:
+        return self.compiler.start(replace(task, compiled=False)).result()
 
     def _two(self, task: Task, layers: int) -> list[Cut]:
         # A pass without gradients keeps nothing of a layer, so one cut tells what it takes.

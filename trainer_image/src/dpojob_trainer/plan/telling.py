@@ -27,7 +27,7 @@ class Probe:
         step: what the step takes with all layers; None if the compiler refused it.
         stages: of the run.
         verdict: on them.
-        fingerprint: of the largest cut's lowered step.
+        fingerprint: of the whole model's lowered step, None where only cuts of it were.
     """
 
     layers: int
@@ -36,7 +36,7 @@ class Probe:
     step: Measured | None
     stages: list[Stage]
     verdict: Verdict
-    fingerprint: str
+    fingerprint: str | None
 
 
 def answer_of(

@@ -27,15 +27,16 @@ def whole(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpe
     passes = {name: _pass(one, sizes, usable) for name, one in cuts[0].passes.items()}
     stages = stages_of(config, sizes, _bytes(steps, layers, usable), begun, passes)
     verdict = judge(stages, usable, at_least=step is None or start is None)
-    return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, cuts[-1].fingerprint)
+    fingerprint = cuts[-1].fingerprint if cuts[-1].layers == layers else None
+    return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, fingerprint)
 
 
-def guessed(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpec, needed: float) -> Probe:
+def guessed(config: TrainerConfig, traced: Cut, chip: ChipSpec, needed: float) -> Probe:
     """Return what is known of a job of which nothing was compiled: the arrays' sizes, and a rough count of all bytes."""
-    sizes = _all_layers([Sample(cut.layers, cut.sizes) for cut in cuts], layers)
+    sizes = traced.sizes
     stages = stages_of(config, sizes, needed, sizes.optimizer, {}, compiled=False)
     verdict = judge(stages, chip.usable_hbm_bytes, at_least=False)
-    return Probe(layers, [], sizes, None, stages, verdict, cuts[-1].fingerprint)
+    return Probe(traced.layers, [], sizes, None, stages, verdict, traced.fingerprint)
 
 
 def _pass(one: Measured | TooLarge, sizes: Sizes, usable: int) -> float:
