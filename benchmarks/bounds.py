@@ -20,9 +20,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import SingleDeviceSharding  # noqa: E402
 
+from benchmarks.jobs import job_on  # noqa: E402
 from dpojob_api.accelerator import ChipSpec, chips  # noqa: E402
-from dpojob_api.trainer_config import TrainerConfig, trainer_config  # noqa: E402
-from dpojob_api.v1alpha1 import DPOJob  # noqa: E402
 from dpojob_trainer.plan.hlo import work_of  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bounds.json"
@@ -76,19 +75,6 @@ PROGRAMS = (
 )
 
 
-def config_of(slice_type: str) -> TrainerConfig:
-    """Return any job on a slice."""
-    spec = {
-        "model": {"uri": "pvc://inputs/model"},
-        "dataset": {"uri": "pvc://inputs/pairs.jsonl"},
-        "training": {"globalBatchSize": 16},
-        "accelerator": {"type": slice_type},
-        "output": {"uri": "pvc://outputs/out"},
-    }
-    meta = {"name": "bounds", "namespace": "bounds", "uid": "bounds"}
-    return trainer_config(DPOJob.from_wire({"metadata": meta, "spec": spec}), attempt=1)
-
-
 def estimated(program: Program, device: Any, chip: ChipSpec) -> float:
     """Return the compiler's seconds on one chip."""
     place = SingleDeviceSharding(device)
@@ -99,7 +85,7 @@ def estimated(program: Program, device: Any, chip: ChipSpec) -> float:
 
 def rows_of(slice_type: str) -> list[dict[str, Any]]:
     """Compile all programs for one chip of a slice."""
-    config = config_of(slice_type)
+    config = job_on(slice_type)
     chip, generation = chips()[config.generation], config.generation
     device = topology.devices_of(config.plan, generation)[0]
     return [

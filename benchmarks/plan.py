@@ -18,8 +18,8 @@ from dpojob_trainer.plan import topology
 
 topology.prepare()
 
-from dpojob_api.trainer_config import TrainerConfig, trainer_config  # noqa: E402
-from dpojob_api.v1alpha1 import DPOJob  # noqa: E402
+from benchmarks.jobs import job_on  # noqa: E402
+from dpojob_api.trainer_config import TrainerConfig  # noqa: E402
 from dpojob_trainer import easydel_compat  # noqa: E402
 
 easydel_compat.prepare()
@@ -108,17 +108,11 @@ def table(rows: list[Row]) -> str:
 
 def config_of(slice_type: str) -> TrainerConfig:
     """Return a job of 16 pairs of up to 1024 tokens."""
-    spec = {
-        "model": {"uri": "pvc://inputs/model"},
-        "dataset": {"uri": "pvc://inputs/pairs.jsonl"},
-        "dpo": {"maxPromptLength": 512, "maxCompletionLength": 512},
-        "training": {"globalBatchSize": 16, "maxSteps": 100},
-        "precision": {"params": "float32", "compute": "bfloat16"},
-        "accelerator": {"type": slice_type},
-        "output": {"uri": "pvc://outputs/out"},
-    }
-    meta = {"name": "bench", "namespace": "bench", "uid": "bench"}
-    return trainer_config(DPOJob.from_wire({"metadata": meta, "spec": spec}), attempt=1)
+    return job_on(
+        slice_type,
+        dpo={"maxPromptLength": 512, "maxCompletionLength": 512},
+        training={"globalBatchSize": 16, "maxSteps": 100},
+    )
 
 
 def compare(name: str, slice_type: str) -> Row:

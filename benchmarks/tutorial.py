@@ -7,6 +7,7 @@ run that was broken off goes on.
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
 from benchmarks import document  # noqa: E402
-from benchmarks.estimates import timed, whole_of  # noqa: E402
 from benchmarks.trainers.stock_step import stock_step  # noqa: E402
 from dpojob_api.accelerator import chips  # noqa: E402
 from dpojob_api.spec import GradientCheckpointing  # noqa: E402
@@ -27,8 +27,14 @@ from dpojob_api.trainer_config import TrainerConfig, trainer_config  # noqa: E40
 from dpojob_api.v1alpha1 import DPOJob  # noqa: E402
 from dpojob_trainer import easydel_compat  # noqa: E402
 from dpojob_trainer.data.lengths import PairLengths  # noqa: E402
-from dpojob_trainer.plan import lowering  # noqa: E402
-from dpojob_trainer.plan.lengths import epoch_of  # noqa: E402
+from dpojob_trainer.plan import lowering, measure  # noqa: E402
+from dpojob_trainer.plan.extrapolate import Sample, extrapolate, line_through  # noqa: E402
+from dpojob_trainer.plan.lengths import Epoch, epoch_of  # noqa: E402
+from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
+from dpojob_trainer.plan.probing import CUTS  # noqa: E402
+from dpojob_trainer.plan.timing import mean_step, step_time  # noqa: E402
+from dpojob_trainer.training.plan import total_steps  # noqa: E402
+from dpojob_trainer.training.utilisation import flops_per_token, share_of_peak  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "qwen3-14b-orpo-dpo-mix.yaml"
@@ -83,14 +89,38 @@ def job(case: Case) -> TrainerConfig:
     return trainer_config(DPOJob.from_wire(body), attempt=1)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A model of few layers: what its step takes, and how many weights a token is multiplied with."""
+
+    layers: int
+    step: Measured | TooLarge
+    multiplied: int
+
+
+def cut_of(case: Case, config: TrainerConfig, epoch: Epoch, layers: int) -> Cut:
+    """Compile a case's step with so many layers for the longest length."""
+    devices = topology.devices_of(config.plan, config.generation)
+    step: Callable[..., Any] = lowering.train_step if case.ours else stock_step
+    with (
+        topology.seen(devices),
+        lowering.cut_model(MODEL, layers) as folder,
+        lowering.own_recomputation(folder),
+    ):
+        found = step(config, folder, epoch.longest, total_steps(config.training, epoch.pairs))
+        print(f"{case.name}: compiling {layers} layers", flush=True)
+        taken = measure.measure(found.traced, found.traced.lower(), devices, dict(config.xla_flags))
+    return Cut(layers, taken, found.sizes.multiplied)
+
+
 def row_of(case: Case) -> dict[str, Any]:
     """Return a case's estimates; EasyDeL's own step pads every pair to the limits and sets no option of the compiler."""
     config = job(case)
     if not case.ours:
         training = config.training.model_copy(update={"length_buckets": 1})
         config = config.model_copy(update={"training": training, "xla_flags": {}})
-    epoch = epoch_of(config, histogram())
-    whole = whole_of(lowering.train_step if case.ours else stock_step, config, MODEL, epoch)
+    epoch, layers = epoch_of(config, histogram()), lowering.layers_of(MODEL)
+    cuts = [cut_of(case, config, epoch, count) for count in CUTS]
     found: dict[str, Any] = {
         "name": case.name,
         "setting": case.words,
@@ -98,11 +128,30 @@ def row_of(case: Case) -> dict[str, Any]:
         "tokens_per_step": epoch.tokens,
         "usable_bytes": chips()[config.generation].usable_hbm_bytes,
     }
-    if whole is None:
+    samples = [Sample(cut.layers, cut.step) for cut in cuts if isinstance(cut.step, Measured)]
+    if len(samples) < len(cuts):
         return found | {"bytes_per_chip": None}
-    return (
-        found | {"bytes_per_chip": whole.step.total, "step": asdict(whole.step)} | timed(config, epoch, whole)
-    )
+    few, more = samples
+    whole = extrapolate(few, more, layers)
+    weights = line_through(few.layers, more.layers, layers)(cuts[0].multiplied, cuts[-1].multiplied)
+    estimates = timed(config, epoch, whole, weights)
+    return found | {"bytes_per_chip": whole.total, "step": asdict(whole)} | estimates
+
+
+def timed(config: TrainerConfig, epoch: Epoch, whole: Measured, weights: float) -> dict[str, float]:
+    """Return the seconds of a step on average over the histogram, and the share of the peak on real tokens.
+
+    Useful are 6 FLOP per weight and token: a reference that is computed again in every step is not.
+    """
+    chip, devices = chips()[config.generation], config.plan.chips
+    longest = step_time(whole, chip, devices)
+    seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
+    useful = flops_per_token(weights, reference=False) * epoch.tokens
+    return {
+        "longest_step_seconds": longest.seconds,
+        "step_seconds": seconds,
+        "mfu": share_of_peak(useful, seconds, chip, devices),
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -150,7 +199,6 @@ def main() -> None:
     for case in CASES:
         if args.only and case.name not in args.only:
             continue
-        print(case.name, flush=True)
         rows.append(row_of(case))
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         document.keep("tutorial", table(rows))
