@@ -59,21 +59,20 @@ class Prober:
             return whole(config, [self._start(task).result()], layers, chip)
         needed = step_bytes(config, read_json(self.model_dir / "config.json"), self.epoch.longest)
         if is_hopeless(needed, chip.usable_hbm_bytes):
-            return guessed(config, self._traced(task), chip, needed)
+            begun = [self.compiler.start(replace(task, layers=cut, compiled=False)) for cut in CUTS]
+            return guessed(config, [one.result() for one in begun], layers, chip, needed)
         return whole(config, self._two(task, layers), layers, chip)
 
     def identified(self, config: TrainerConfig, probe: Probe) -> Probe:
         """Return what was found with the fingerprint of the whole model's step, which is traced for it if it fits."""
         if probe.fingerprint is not None or not probe.verdict.fits:
             return probe
-        return replace(probe, fingerprint=self._traced(self._task(config)).fingerprint)
+        traced = self.compiler.start(replace(self._task(config), compiled=False)).result()
+        return replace(probe, fingerprint=traced.fingerprint)
 
     def _task(self, config: TrainerConfig) -> Task:
         layers = lowering.layers_of(self.model_dir)
         return Task(config, self.model_dir, self.epoch.longest, self.steps, layers, passes=True)
-
-    def _traced(self, task: Task) -> Cut:
-        return self.compiler.start(replace(task, compiled=False)).result()
 
     def _two(self, task: Task, layers: int) -> list[Cut]:
         # A pass without gradients keeps nothing of a layer, so one cut tells what it takes.

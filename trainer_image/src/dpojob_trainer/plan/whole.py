@@ -31,12 +31,12 @@ def whole(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpe
     return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, fingerprint)
 
 
-def guessed(config: TrainerConfig, traced: Cut, chip: ChipSpec, needed: float) -> Probe:
+def guessed(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpec, needed: float) -> Probe:
     """Return what is known of a job of which nothing was compiled: the arrays' sizes, and a rough count of all bytes."""
-    sizes = traced.sizes
+    sizes = _all_layers([Sample(cut.layers, cut.sizes) for cut in cuts], layers)
     stages = stages_of(config, sizes, needed, sizes.optimizer, {}, compiled=False)
     verdict = judge(stages, chip.usable_hbm_bytes, at_least=False)
-    return Probe(traced.layers, [], sizes, None, stages, verdict, traced.fingerprint)
+    return Probe(layers, [], sizes, None, stages, verdict, None)
 
 
 def _pass(one: Measured | TooLarge, sizes: Sizes, usable: int) -> float:
