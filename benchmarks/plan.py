@@ -1,4 +1,4 @@
-"""``make bench-plan``: what a plan extrapolates from 2 and 4 layers against the whole model's compilation.
+"""``make bench-plan``: what a plan extrapolates from 4 and 8 layers against the whole model's compilation.
 
 Prints a table, writes benchmarks/results/plan.json and its section of docs/benchmarks.md, row by row. What was compiled is
 kept, so a run that was broken off goes on; with --seconds it stops in time.
@@ -31,28 +31,26 @@ from dpojob_trainer.plan.measured import Measured, TooLarge  # noqa: E402
 from dpojob_trainer.plan.probing import CUTS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results" / "plan.json"
+LAYERS = 12
 COMMON: dict[str, Any] = {
-    "head_dim": 128,
-    "vocab_size": 32000,
+    "num_hidden_layers": LAYERS,
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
 }
-UNTIED: dict[str, Any] = {"num_hidden_layers": 6, "tie_word_embeddings": False}
+# The widths of published models.
 MODELS: dict[str, dict[str, Any]] = {
-    "qwen3": UNTIED
-    | {"model_type": "qwen3", "hidden_size": 512, "intermediate_size": 1536}
-    | {"num_attention_heads": 4, "num_key_value_heads": 2},
-    "llama": UNTIED
-    | {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048}
-    | {"num_attention_heads": 6, "num_key_value_heads": 2},
-    "qwen2": UNTIED
-    | {"model_type": "qwen2", "hidden_size": 512, "intermediate_size": 2048}
-    | {"num_attention_heads": 4, "num_key_value_heads": 4},
-    "mistral": UNTIED
-    | {"model_type": "mistral", "hidden_size": 1024, "intermediate_size": 2048, "sliding_window": None}
-    | {"num_attention_heads": 8, "num_key_value_heads": 2},
-    "gemma": {"model_type": "gemma", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
-    | {"num_attention_heads": 4, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    "Qwen3-0.6B": {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "head_dim": 128}
+    | {"num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936},
+    "Llama-3.2-1B": {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "head_dim": 64}
+    | {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256},
+    "Qwen2.5-0.5B": {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "head_dim": 64}
+    | {"num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936},
+    "Mistral-7B": {"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336}
+    | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 32768}
+    | {"tie_word_embeddings": False, "sliding_window": None},
+    "gemma-2b": {"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "head_dim": 256}
+    | {"num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 256000}
     | {"hidden_act": "gelu_pytorch_tanh"},
 }
 SLICES = ("v4-16", "v5litepod-16", "v6e-8")
@@ -61,8 +59,8 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|"
 )
 INTRODUCTION = (
-    "`make bench-plan`: what a plan extrapolates from 2 and 4 layers against the whole model's compilation; jobs of 16 pairs of "
-    "up to 1024 tokens, float32 parameters."
+    "`make bench-plan`: what a plan extrapolates from 4 and 8 layers against a whole compilation; the widths of published models with "
+    f"{LAYERS} layers, jobs of 16 pairs of up to 1024 tokens, float32 parameters."
 )
 Row = dict[str, Any]
 
@@ -117,16 +115,16 @@ def config_of(slice_type: str) -> TrainerConfig:
 
 def compare(name: str, slice_type: str) -> Row:
     """Compile the cuts and the whole model for a slice and return both results."""
-    config, layers = config_of(slice_type), MODELS[name]["num_hidden_layers"]
+    config = config_of(slice_type)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(COMMON | MODELS[name]), encoding="utf-8")
-        few, more, whole = (measured(config, Path(folder), count) for count in (*CUTS, layers))
+        few, more, whole = (measured(config, Path(folder), count) for count in (*CUTS, LAYERS))
     line_ends = [Sample(count, one) for count, one in zip(CUTS, (few, more), strict=True)]
-    guess = extrapolate(line_ends[0], line_ends[1], layers)
+    guess = extrapolate(line_ends[0], line_ends[1], LAYERS)
     return {
         "model": name,
         "slice": slice_type,
-        "layers": layers,
+        "layers": LAYERS,
         "extrapolated": asdict(guess) | {"total": guess.total},
         "whole": asdict(whole) | {"total": whole.total},
         "errors": {

@@ -73,7 +73,7 @@ def test_leaving_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("cores", "free", "wanted"),
-    [({0, 1}, 21, True), ({0}, 21, False), ({0, 1}, 19, False)],
+    [({0, 1}, 17, True), ({0}, 17, False), ({0, 1}, 15, False)],
 )
 def test_two_compilations_need_two_cores_and_memory(
     cores: set[int], free: int, wanted: bool, monkeypatch: pytest.MonkeyPatch

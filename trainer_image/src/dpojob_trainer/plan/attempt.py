@@ -84,25 +84,16 @@ def plan_attempt(
 
 
 def answered(question: Question, seconds: float, tell: Callable[[TrainerResult], None]) -> Answer:
-    """Compile; a job that does not fit has its verdict even if the search for a change fails."""
+    """Compile; `tell` takes the verdict on a job that does not fit before changes are tried."""
     from dpojob_trainer.plan import planning
 
+    known = question.lengths is not None
     request = planning.Request(
         question.config, question.model_dir, question.lengths, None, seconds, held_out=question.held_out
     )
-    verdicts: list[Answer] = []
-
-    def unfit(answer: Answer) -> None:
-        verdicts.append(answer)
-        tell(result_of(question.config, answer, known=question.lengths is not None))
-
-    try:
-        return planning.plan(request, log.info, unfit)
-    except Exception:
-        if not verdicts:
-            raise
-        log.warning("no change is found", exc_info=True)
-        return verdicts[0]
+    return planning.plan(
+        request, log.info, lambda answer: tell(result_of(question.config, answer, known=known))
+    )
 
 
 def lengths_of_data(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.lengths import PairLengths
@@ -20,6 +21,9 @@ from dpojob_trainer.weights.checkpoint import read_json
 
 # The schedule needs a number of steps, which changes constants alone, while that of the job is not known.
 SOME_STEPS = 100
+# Of a failure that is told.
+MAX_WORDS = 300
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Request:
 
 
 def plan(request: Request, tell: Tell, unfit: Callable[[Answer], None] | None = None) -> Answer:
-    """Return what the job needs.
+    """Return what the job needs; if the search for changes fails, what it had found.
 
     Args:
         request: what is asked.
@@ -69,8 +73,8 @@ def plan(request: Request, tell: Tell, unfit: Callable[[Answer], None] | None = 
         own = prober.identified(config, prober.probe(config))
         if unfit and not own.verdict.fits:
             unfit(answer_of(config, own, epoch, total, request.price, [], time.monotonic() - began))
-        attempts = [] if own.verdict.fits else list(_attempts(prober, config, until))
-        trials = _trials(prober, request, own, attempts, until) if request.tune else []
+        attempts = [] if own.verdict.fits else _found(_attempts(prober, config, until), tell)
+        trials = _found(_trials(prober, request, own, attempts, until), tell) if request.tune else []
     fixes = [tried(fix, found) for fix, found in attempts]
     seconds = time.monotonic() - began
     return answer_of(config, own, epoch, total, request.price, fixes, seconds, tuned(trials))
@@ -96,11 +100,21 @@ def _attempts(prober: "Prober", config: TrainerConfig, until: float) -> Iterator
 
 def _trials(
     prober: Prober, request: Request, own: Probe, attempts: list[tuple[Fix, Probe]], until: float
-) -> list[Trial]:
+) -> Iterator[Trial]:
     """Search from the job, or from the change that makes it fit; without one there is nothing to begin with."""
     fitting = [Fix({}, request.config)] if own.verdict.fits else []
     fitting += [fix for fix, found in attempts if found.verdict.fits]
-    if not fitting:
-        return []
-    settings = read_json(request.model_dir / "config.json")
-    return tune(prober, fitting[0], settings, request.lengths, until)
+    if fitting:
+        settings = read_json(request.model_dir / "config.json")
+        yield from tune(prober, fitting[0], settings, request.lengths, until)
+
+
+def _found(search: Iterator[Found], tell: Tell) -> list[Found]:
+    """Return what a search yields; a failure, such as of a process that was ended where memory is scarce, only ends it."""
+    found: list[Found] = []
+    try:
+        for one in search:
+            found.append(one)
+    except Exception as error:
+        tell(f"nothing further is tried: {type(error).__name__}: {' '.join(str(error).split())[:MAX_WORDS]}")
+    return found

@@ -17,7 +17,7 @@ from dpojob_trainer.weights.checkpoint import read_json
 Tell = Callable[[str], None]
 
 # A model of at most so many layers is compiled whole; of a larger one two cuts, and the line through them.
-CUTS = (2, 4)
+CUTS = (4, 8)
 
 
 @contextmanager

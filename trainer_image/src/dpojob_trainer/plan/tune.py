@@ -18,8 +18,8 @@ OWN = "start"
 
 def tune(
     prober: Prober, start: Fix, settings: dict[str, Any], lengths: PairLengths | None, until: float
-) -> list[Trial]:
-    """Return what was tried, the start first.
+) -> Iterator[Trial]:
+    """Yield what is tried, the start first.
 
     Args:
         prober: of the job's model.
@@ -29,17 +29,18 @@ def tune(
         until: no trial is begun after this time of the monotonic clock.
     """
     trials = [replace(_trial(prober, OWN, start, lengths), kept=True)]
+    yield trials[0]
     for axis, moves in tuning.AXES_OF_SEARCH:
         if moves is tuning.buckets and lengths is None:
             continue
         while move := _untried(moves(_best(trials), settings), trials):
             if time.monotonic() > until:
                 prober.tell("out of time: nothing further is tried")
-                return trials
+                return
             prober.tell(words_of(move.changes))
             found = _trial(prober, axis, move, lengths)
             trials.append(replace(found, kept=tuning.better(found, tuning.best_seconds(trials))))
-    return trials
+            yield trials[-1]
 
 
 def _best(trials: list[Trial]) -> Fix:

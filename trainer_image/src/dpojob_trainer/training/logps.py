@@ -5,20 +5,22 @@ all of them would be large, they are never whole: the forward pass keeps a runni
 vocabulary and of the positions, and the backward pass computes each block again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dpojob_trainer.training import plan
+from dpojob_trainer.training.lookups import embedded, positions_at
+from dpojob_trainer.training.places import DATA_AXES, axes_size, placed
 
 Residuals = tuple[Any, ...]
 LOWEST = float(jnp.finfo(jnp.float32).min)
-DATA_AXES, WEIGHT_AXES = ("dp", "fsdp"), ("fsdp", "sp")
+WEIGHT_AXES = ("fsdp", "sp")
+# A TPU's lanes: blocks of other widths would be laid out again.
+TILE = 128
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Head:
 
     @property
     def width(self) -> int:
-        """Entries of one block of one shard, the last ones may be beyond the vocabulary."""
-        return -(-self.vocabulary // (self.shards * self.columns))
+        """Entries of one block of one shard, the last ones may be beyond the vocabulary; of several blocks whole tiles."""
+        share = -(-self.vocabulary // (self.shards * self.columns))
+        return share if self.columns == 1 else -(-share // TILE) * TILE
 
     def first(self, column: Any) -> jax.Array:
         """Return the first entry of block `column` on each shard: `[shards]`."""
@@ -57,13 +60,7 @@ class Head:
 
     def placed(self, array: jax.Array, *axes: Any) -> jax.Array:
         """Return `array` divided over mesh axes, where they divide its sizes; as it is on one device."""
-        if self.mesh is None or self.mesh.size == 1:
-            return array
-        fitting = [
-            axis if axis and size % _size(self.mesh.shape, axis) == 0 else None
-            for axis, size in zip(axes, array.shape, strict=True)
-        ]
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(*fitting)))
+        return placed(array, self.mesh, *axes)
 
 
 def completion_logps(model: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -75,8 +72,8 @@ def completion_logps(model: Any, batch: dict[str, jax.Array]) -> dict[str, jax.A
     """
     ids, mask, places = (_stacked(batch, name) for name in ("input_ids", "attention_mask", "places"))
     labels, counts = _stacked(batch, "labels"), _stacked(batch, "label_mask")
-    out = model(input_ids=ids, attention_mask=mask, apply_lm_head=False)
-    hidden = jnp.take_along_axis(out.last_hidden_state, places[..., None], axis=1)
+    out = model(inputs_embeds=embedded(model, ids), attention_mask=mask, apply_lm_head=False)
+    hidden = positions_at(out.last_hidden_state, places)
     head = _head_of(model, *labels.shape)
     tokens = token_logps(hidden.astype(model.dtype), head_rows(model), labels, head)
     sums = jnp.sum(jnp.where(counts > 0, tokens, 0.0), axis=-1)
@@ -265,16 +262,9 @@ def _stacked(batch: dict[str, jax.Array], name: str) -> jax.Array:
 def _head_of(model: Any, sequences: int, positions: int) -> Head:
     shape, vocabulary = model.mesh.shape, model.config.vocab_size
     divided = positions // shape["sp"] if positions % shape["sp"] == 0 else positions
-    shards = -(-sequences // _size(shape, DATA_AXES))
+    shards = -(-sequences // axes_size(shape, DATA_AXES))
     columns, blocks = plan.head_blocks(shards, divided, -(-vocabulary // shape["tp"]))
     return Head(vocabulary, shape["tp"], columns, blocks, model.mesh, model.precision)
-
-
-def _size(shape: Mapping[str, int], axes: str | tuple[str, ...]) -> int:
-    size = 1
-    for axis in (axes,) if isinstance(axes, str) else axes:
-        size *= shape[axis]
-    return size
 
 
 token_logps.defvjp(_forward, _backward)
