@@ -11,7 +11,7 @@ from dpojob_trainer.channel import Address
 from dpojob_trainer.host import HostTask
 
 DRIVER = Address("10.0.0.9", 1, b"key")
-GATHER_FIRST = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
+GATHER_FIRST = "--xla_enable_async_all_gather=true --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 
 

@@ -48,8 +48,12 @@ XLA_FLAGS = (
     "xla_tpu_overlap_compute_collective_tc",
     "xla_tpu_scoped_vmem_limit_kib",
 )
-# Without it the compiler turns products of weights that are divided over n chips into loops of n narrow ones.
-DEFAULT_XLA_FLAGS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+DEFAULT_XLA_FLAGS = {
+    # Weights are gathered beside the products before: libtpu's own choice on every generation but v4.
+    "xla_enable_async_all_gather": "true",
+    # Without it the compiler turns products of weights that are divided over n chips into loops of n narrow ones.
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
+}
 XLA_FLAG_PATTERN = f"^({'|'.join(XLA_FLAGS)})$"
 XlaFlag = Annotated[str, StringConstraints(pattern=XLA_FLAG_PATTERN)]
 XLA_VALUE_PATTERN = "^(true|false|[0-9]{1,9})$"
@@ -233,7 +237,7 @@ class RuntimeSpec(ApiModel):
         description="xlaFlags is options of the TPU compiler, without --, that change speed and memory but no number that is "
         f"trained: {', '.join(XLA_FLAGS)}. They join LIBTPU_INIT_ARGS on the hosts; `dpojob plan --tune` finds them. "
         f"{', '.join(f'{name} is {value}' for name, value in DEFAULT_XLA_FLAGS.items())} if unset, so that weights are gathered "
-        "before they are multiplied.",
+        "before they are multiplied, beside what is multiplied meanwhile.",
     )
     head: HeadSpec = Field(default=HeadSpec(), description="head is the Ray head pod.")
     host: HostSpec = Field(default=HostSpec(), description="host is the pods on the TPU hosts.")

@@ -13,17 +13,14 @@ from dpojob_api.mesh import AXES, resolve_mesh
 from dpojob_api.spec import GradientCheckpointing
 from dpojob_trainer.plan.fixes import Fix
 
-# Weights are gathered beside the products; MaxText's choice for 22 B parameters on v4 (src/MaxText/configs/v4/22b.sh).
-GATHERED_BESIDE = {"xla_enable_async_all_gather": "true"}
-# Other collectives too, within the products' programs; MaxText's choice for v5.
-ASYNCHRONOUS = GATHERED_BESIDE | {
+# All collectives beside the products, within their programs; MaxText's choice for v5.
+ASYNCHRONOUS = {
     "xla_tpu_enable_async_collective_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
 }
 FLAGS: tuple[dict[str, str], ...] = (
-    GATHERED_BESIDE,
     ASYNCHRONOUS,
     {"xla_tpu_scoped_vmem_limit_kib": "65536"},
     # Loops of partial products instead of gathered weights, the other way than the default.
