@@ -36,6 +36,9 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   %loop = (s32[], f32[8]{0}) while(%a), condition=%condition, body=%body
   %call = f32[8]{0} call(%a), to_apply=%called
   %cps = (f32[8]{0}, f32[8]{0}) collective-permute-start(%a), source_target_pairs={{0,1}}
+  %cpd = f32[8]{0} collective-permute-done(%cps)
+  %ags = (f32[8]{0}, f32[16]{0}) all-gather-start(%a), dimensions={0}
+  %agd = f32[16]{0} all-gather-done(%ags)
   ROOT %out = f32[8]{0} fusion(%call), kind=kLoop, backend_config={"window_config":{"estimated_cycles":"1000"}}
 }
 """
@@ -49,7 +52,7 @@ def test_a_loop_counts_as_often_as_it_runs() -> None:
 
 
 def test_a_collective_with_start_and_end_runs_beside_others_and_its_operand_does_not_count() -> None:
-    assert work_of(PROGRAM).hidden == {"collective-permute": 8 * 4}
+    assert work_of(PROGRAM).hidden == {"collective-permute": 8 * 4, "all-gather": 16 * 4}
 
 
 def test_a_loop_without_a_known_end_counts_once_and_is_told() -> None:

@@ -103,13 +103,11 @@ def _visit_loop(program: Program, line: str, times: int, work: Work) -> None:
 
 
 def _count(line: str, kind: str, operation: str, times: int, work: Work) -> None:
-    name = operation.removesuffix("-start")
+    name = operation.removesuffix("-done")
     if name in COLLECTIVES:
-        starts = operation.endswith("-start")
-        # The result of a start holds the operand too.
-        size = array_bytes(kind) / (2 if starts else 1)
-        where = work.hidden if starts else work.blocking
-        where[name] = where.get(name, 0.0) + size * times
+        # The start of one that runs beside other instructions has the operand in its type too, and is no collective of its own.
+        where = work.hidden if operation.endswith("-done") else work.blocking
+        where[name] = where.get(name, 0.0) + array_bytes(kind) * times
     elif found := CYCLES.search(line):
         work.cycles += int(found.group(1)) * times
 

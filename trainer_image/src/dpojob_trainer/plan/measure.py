@@ -15,7 +15,7 @@ from dpojob_trainer.training.planned import fingerprint
 
 CACHE = "DPOJOB_PLAN_CACHE"
 # Changes with what a file of the cache says.
-FORMAT = 1
+FORMAT = 2
 
 
 def measure(
