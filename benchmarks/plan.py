@@ -1,4 +1,4 @@
-"""``make bench-plan``: what a plan extrapolates from 4 and 8 layers against the whole model's compilation.
+"""``make bench-plan``: what a plan extrapolates from few layers against the whole model's compilation.
 
 Prints a table, writes benchmarks/results/plan.json and its section of docs/benchmarks.md, row by row. What was compiled is
 kept, so a run that was broken off goes on; with --seconds it stops in time.
@@ -59,7 +59,7 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|"
 )
 INTRODUCTION = (
-    "`make bench-plan`: what a plan extrapolates from 4 and 8 layers against a whole compilation; the widths of published models with "
+    f"`make bench-plan`: what a plan extrapolates from {CUTS[0]} and {CUTS[1]} layers against a whole compilation; the widths of published models with "
     f"{LAYERS} layers, jobs of 16 pairs of up to 1024 tokens, float32 parameters."
 )
 Row = dict[str, Any]

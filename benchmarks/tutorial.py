@@ -1,6 +1,6 @@
 """``make bench-tutorial``: the EasyDeL tutorial's job (Qwen3-14B, v4-64) ahead of time, by EasyDeL's own step and by ours.
 
-Compiles 4 and 8 layers for the slice, without a TPU and without weights, and extrapolates to all 40, as ``dpojob plan`` does.
+Compiles few layers for the slice, without a TPU and without weights, and extrapolates to all 40, as ``dpojob plan`` does.
 Writes benchmarks/results/tutorial.json and the table in docs/benchmarks.md after each case. What was compiled is kept, so a
 run that was broken off goes on.
 """
@@ -162,7 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "## The tutorial's job, estimated",
         "",
         "`make bench-tutorial`: Qwen3-14B, 32 pairs of at most 2048 + 2048 tokens a step, bfloat16, AdamW, v4-64 (32 chips, "
-        "2x4x4). *Estimates*, no TPU has run them: bytes by the compiler with 4 and 8 layers, extrapolated to 40; seconds by its "
+        f"2x4x4). *Estimates*, no TPU has run them: bytes by the compiler with {CUTS[0]} and {CUTS[1]} layers, extrapolated to 40; seconds by its "
         "cycles and the collectives' bytes, as `dpojob plan` models them. Assumed lengths (ADR 16): log-normal, prompts of "
         f"median 220 and sigma 1.1, completions of median 330 and sigma 0.75; {mean:.0f} tokens a pair on average.",
         "",

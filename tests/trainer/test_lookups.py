@@ -23,7 +23,6 @@ from dpojob_trainer.training.lookups import embedded, positions_at, rows_at
 
 pytestmark = pytest.mark.jax
 FAMILIES = {"tied": tiny_models.GEMMA, "untied": tiny_models.QWEN3}
-DIVIDED = {"dp": 1, "fsdp": 8, "ep": 1, "tp": 1, "sp": 1}
 
 
 def gradient(function: Callable[[jax.Array], jax.Array], at: jax.Array, given: jax.Array) -> jax.Array:
@@ -90,7 +89,7 @@ def loaded(folder: Path, family: str, mesh: dict[str, int]) -> Any:
     return weights.load_model(written, tiny_models.configuration(mesh))
 
 
-@pytest.mark.parametrize("mesh", [DIVIDED, tiny_models.MIXED], ids=["divided", "mixed"])
+@pytest.mark.parametrize("mesh", [tiny_models.FSDP, tiny_models.MIXED], ids=["divided", "mixed"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_has_the_gradients_of_its_own_lookup(
     family: str, mesh: dict[str, int], tmp_path: Path
@@ -119,7 +118,7 @@ def test_a_model_has_the_gradients_of_its_own_lookup(
 
 def test_no_device_has_the_whole_embedding(tmp_path: Path) -> None:
     """Not in the forward pass, and not for the gradient."""
-    model = loaded(tmp_path, "untied", DIVIDED)
+    model = loaded(tmp_path, "untied", tiny_models.FSDP)
     state = model.to_state()
     shape = state.model.get_embedding().embedding.value.shape
     whole = f"[{shape[0]},{shape[1]}]"

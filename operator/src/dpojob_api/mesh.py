@@ -10,6 +10,8 @@ from pydantic import Field
 from dpojob_api.base import ApiModel
 
 AXES: tuple[str, ...] = ("dp", "fsdp", "ep", "tp", "sp")
+# Those that divide a batch.
+DATA_AXES = ("dp", "fsdp")
 
 
 class ResolvedMesh(ApiModel):

@@ -1,7 +1,12 @@
-"""The one exception that ends a run on purpose: a documented reason and a message that names the fix."""
+"""The one exception that ends a run on purpose, with a documented reason and a message that names the fix; words on all others."""
 
 from dpojob_api.reasons import TrainerReason
 from dpojob_api.result import TrainerResult
+
+
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """Return an exception's type and its message without line breaks, of which at most so many characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
 class TrainerError(Exception):

@@ -11,7 +11,7 @@ from dpojob_api.spec import DPOSpec
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_api.uris import claim_folder, parse_uri
 from dpojob_trainer.cli import manifest
-from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.errors import TrainerError, in_one_line
 from dpojob_trainer.exit_codes import ExitCode, exit_code
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def check_file(file: Path, data_path: Path | None, model_path: Path | None) -> O
     except TrainerError as error:
         return Outcome(exit_code(error.reason), error.reason.value, [error.message])
     except Exception as error:
-        return Outcome(
-            ExitCode.FAILED, UNEXPECTED, [f"{type(error).__name__}: {' '.join(str(error).split())}"]
-        )
+        return Outcome(ExitCode.FAILED, UNEXPECTED, [in_one_line(error)])
 
 
 def require_reachable(config: TrainerConfig, data_path: Path | None, model_path: Path | None) -> None:

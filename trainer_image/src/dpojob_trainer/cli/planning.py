@@ -14,7 +14,7 @@ from dpojob_api.slice_spec import Platform
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.cli import manifest
 from dpojob_trainer.cli.checking import MANIFEST_INVALID, UNEXPECTED, unreachable
-from dpojob_trainer.errors import TrainerError
+from dpojob_trainer.errors import TrainerError, in_one_line
 
 if TYPE_CHECKING:
     from dpojob_trainer.data.lengths import PairLengths
@@ -95,7 +95,7 @@ def write_patch(file: Path, patch: dict[str, Any]) -> None:
 
 def unexpected(error: Exception) -> Planned:
     """Tell the compiler's failures from all others."""
-    words = f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_WORDS]}"
+    words = in_one_line(error, MAX_WORDS)
     if type(error).__name__ == "JaxRuntimeError":
         return Planned(PlanExit.NOT_COMPILED, COMPILE_FAILED, words)
     return Planned(PlanExit.FAILED, UNEXPECTED, words)

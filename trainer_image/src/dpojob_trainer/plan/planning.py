@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.data.lengths import PairLengths
+from dpojob_trainer.errors import in_one_line
 from dpojob_trainer.plan.answer import Answer
 from dpojob_trainer.plan.fixes import Fix, candidates, words_of
 from dpojob_trainer.plan.lengths import Epoch, epoch_of
@@ -116,5 +117,5 @@ def _found(search: Iterator[Found], tell: Tell) -> list[Found]:
         for one in search:
             found.append(one)
     except Exception as error:
-        tell(f"nothing further is tried: {type(error).__name__}: {' '.join(str(error).split())[:MAX_WORDS]}")
+        tell(f"nothing further is tried: {in_one_line(error, MAX_WORDS)}")
     return found

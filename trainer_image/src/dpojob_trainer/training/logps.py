@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpojob_api.mesh import DATA_AXES
 from dpojob_trainer.training import plan
 from dpojob_trainer.training.lookups import embedded, positions_at
-from dpojob_trainer.training.places import DATA_AXES, axes_size, placed
+from dpojob_trainer.training.places import axes_size, placed
 
 Residuals = tuple[Any, ...]
 LOWEST = float(jnp.finfo(jnp.float32).min)

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpojob_trainer.training.places import DATA_AXES, placed
+from dpojob_api.mesh import DATA_AXES
+from dpojob_trainer.training.places import placed
 
 # What holds a part of every weight within a slice.
 COLUMN_AXES = ("fsdp", "sp", "tp")

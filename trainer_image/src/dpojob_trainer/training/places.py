@@ -6,8 +6,6 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-DATA_AXES = ("dp", "fsdp")
-
 
 def placed(array: jax.Array, mesh: Any, *axes: Any) -> jax.Array:
     """Return `array` divided over axes of the mesh, where they divide its sizes; as it is on one device.

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dpojob_api.mesh import DATA_AXES
 from dpojob_trainer.training import lengths
 from dpojob_trainer.training.losses import PairLoss, Pairs
 
 Forward = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
-BATCH_SPEC = PartitionSpec(("dp", "fsdp"), "sp")
+BATCH_SPEC = PartitionSpec(DATA_AXES, "sp")
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
 
 

@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from dpojob_api.mesh import DATA_AXES
+
 LOWEST = float(jnp.finfo(jnp.float32).min)
 # Blocks of queries; the first of n sees one n-th of the keys.
 BLOCKS, UNIT = 4, 16
 HIGHEST = jax.lax.Precision.HIGHEST
-DATA_AXES, HEAD_AXIS, SEQUENCE_AXIS = ("dp", "fsdp"), "tp", "sp"
+HEAD_AXIS, SEQUENCE_AXIS = "tp", "sp"
 
 
 def use_on_cpu() -> None:
