@@ -51,3 +51,28 @@ def test_a_process_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
     process.wait()
     assert stopping.running(tmp_path) == []
     assert stopping.stop(tmp_path, 5)
+
+
+LATE = """
+import signal, sys, time
+sys.stdin.readline()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+sys.stdin.readline()
+"""
+
+
+def test_a_first_process_that_does_not_listen_yet_is_waited_for() -> None:
+    """Any process stands for the container's first one."""
+    process = subprocess.Popen([sys.executable, "-c", LATE], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        assert not stopping.listens(process.pid, 0.3)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert stopping.listens(process.pid, 20)
+        process.terminate()
+        assert process.wait(20) == 7
+    finally:
+        process.kill()
+        process.stdin.close()
+    assert stopping.listens(process.pid, 0)

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the last line printed is the result, the exit code says whether it is a success."""
     args = arguments(argv)
     if args.command == "stop":
-        return 0 if stopping.stop() else 1
+        return 0 if stopping.stop() and stopping.listens() else 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     result = run(args)

@@ -2,7 +2,8 @@
 
 Ray does not pass the signal on: ``ray start``, the container's first process, kills its workers at once when it gets
 one, and the hosts of a driver that is gone as well. So a host's pod tells its process and waits for it, and the head's
-pod, which Kubernetes stops at the same moment, waits for the driver.
+pod, which Kubernetes stops at the same moment, waits for the driver. In a container that has just begun, ``ray start``
+does not listen yet, and a first process ignores signals that it has no handler for (pid_namespaces(7)).
 """
 
 import os
@@ -17,6 +18,8 @@ FOLDER = Path("/tmp/dpojob/stopping")
 WAIT_SECONDS = 3600.0
 POLL_SECONDS = 0.2
 HOST, DRIVER = "host", "driver"
+# Ray installs its handlers once it is imported.
+START_SECONDS = 30.0
 
 
 @contextmanager
@@ -43,6 +46,30 @@ def stop(folder: Path = FOLDER, seconds: float = WAIT_SECONDS) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def listens(process: int = 1, seconds: float = START_SECONDS) -> bool:
+    """Wait until a process has a handler for SIGTERM, which Kubernetes sends next; return whether it has.
+
+    Without one the signal is lost on a container's first process, and the pod would hold its chips for all of its grace
+    period.
+    """
+    deadline = time.monotonic() + seconds
+    while not handles(process, signal.SIGTERM):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def handles(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (``SigCgt`` of proc_pid_status(5)); one that is gone needs none."""
+    try:
+        lines = Path("/proc", str(process), "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
 
 
 def running(folder: Path) -> list[Path]:
