@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,9 +341,13 @@ def test_short_batches_have_the_losses_of_padded_ones_and_all_programs_come_firs
 
     compiled: list[int] = []
     compile_all = trainer.compile_all
-    monkeypatch.setattr(
-        trainer, "compile_all", lambda tasks, tell: (compiled.append(len(tasks)), compile_all(tasks, tell))
-    )
+
+    def counted(tasks: Iterator[Callable[[], None]], tell: Callable[[str], None]) -> None:
+        found = list(tasks)
+        compiled.append(len(found))
+        compile_all(found, tell)
+
+    monkeypatch.setattr(trainer, "compile_all", counted)
     write_ragged_pairs(claim.path / "ragged.jsonl", 32)
     found = {}
     for buckets in (6, 1):

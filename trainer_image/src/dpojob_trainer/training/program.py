@@ -1,8 +1,9 @@
 """Compiled steps."""
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from dpojob_trainer.training.agreement import meet
@@ -43,24 +44,25 @@ class Program:
 
     def lowered(
         self, arguments: Sequence[tuple[Any, ...]], see: Callable[[Any], None] = lambda lowered: None
-    ) -> list[Callable[[], None]]:
-        """Trace it for arguments, which may be shapes alone; return what compiles each and may run in any thread.
+    ) -> Iterator[Callable[[], None]]:
+        """Trace it for arguments, which may be shapes alone; yield what compiles each and may run in any thread.
 
         Args:
             arguments: of each shape.
             see: is called with each lowered program.
         """
 
-        def compiling(args: tuple[Any, ...]) -> Callable[[], None]:
-            shape, traced = self._shape(*args), self._function.lower(*args)
-            see(traced)
-            return lambda: self._compiled.update({shape: traced.compile()})
+        for args in arguments:
+            shape, lowered = self._shape(*args), self._function.lower(*args)
+            see(lowered)
+            yield partial(self._compile, shape, lowered)
 
-        return [compiling(args) for args in arguments]
+    def _compile(self, shape: Hashable, lowered: Any) -> None:
+        self._compiled[shape] = lowered.compile()
 
 
-def compile_all(tasks: Sequence[Callable[[], None]], tell: Callable[[str], None]) -> None:
-    """Compile at the same time what :meth:`Program.lowered` returned, and wait for the other hosts."""
+def compile_all(tasks: Iterable[Callable[[], None]], tell: Callable[[str], None]) -> None:
+    """Compile side by side what :meth:`Program.lowered` yields, while it traces the next; then wait for the other hosts."""
     tell("compiling")
     with ThreadPoolExecutor(min(COMPILERS, os.cpu_count() or 1)) as pool:
         for done in [pool.submit(task) for task in tasks]:

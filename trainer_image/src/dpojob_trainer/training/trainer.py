@@ -7,7 +7,7 @@ evaluation; so the loop is ours.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         with self.mesh:
             first = int(jax.device_get(state.step))
             if first < self.cadence.total:
-                self._compile(state)
+                compile_all(self._lowered(state), self.hooks.phase)
             if first == 0:
                 self.run_evaluation(state, 0)
             self.hooks.phase("training")
@@ -150,11 +150,11 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             state=state, mesh=self.mesh, checkpoint_path=None, last_save_file_name=None
         ), None
 
-    def _compile(self, state: Any) -> None:
-        """Compile the steps of all shapes before the first one."""
+    def _lowered(self, state: Any) -> Iterator[Callable[[], None]]:
+        """Trace the steps of all shapes, the longest first; yield what compiles them."""
         training, reference = self.sharded_training_step_function, self.reference_state
         longest_first = reversed(self.batches.shapes)
-        tasks = training.lowered(
+        yield from training.lowered(
             [(state, self._blank(shape, self.batches.size), reference) for shape in longest_first],
             self.comparison.see,
         )
@@ -163,8 +163,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             size = self.evaluation.size
             weights = jax.ShapeDtypeStruct((size,), jnp.float32)
             blanks = [self._blank(shape, size) for shape in self.evaluation.shapes]
-            tasks += self._evaluate.lowered([(state, batch, weights, reference) for batch in blanks])
-        compile_all(tasks, self.hooks.phase)
+            yield from self._evaluate.lowered([(state, batch, weights, reference) for batch in blanks])
 
     def _blank(self, shape: Shape, pairs: int) -> dict[str, jax.ShapeDtypeStruct]:
         return abstract_batch(

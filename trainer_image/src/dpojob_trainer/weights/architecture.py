@@ -8,7 +8,7 @@ from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.weights import attention, layers, rotary
+from dpojob_trainer.weights import attention, layers, rotary, sharing
 from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
@@ -50,6 +50,7 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
         rngs=nnx.Rngs(0),
     )
     layers.complete_by_layer(module)
+    sharing.trace_once(module)
     return module
 
 
