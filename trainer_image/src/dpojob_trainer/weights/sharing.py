@@ -1,8 +1,8 @@
-"""Layers that are alike are traced once: Python's part of a step's compilation no longer grows with all layers.
+"""Layers that are alike are traced once, by which every start traces its steps in less than half of the time (ADR 27).
 
-EasyDeL unrolls the layers, and tracing each costs a host's Python about as much as the compiler's cache saves: seconds for each
-static length at every start, while the chips wait. A jitted layer is traced and lowered once for all that are alike; the
-compiler puts its instructions where it is called, before it does anything else, so the program stays the same.
+EasyDeL unrolls the layers. Tracing each of them costs seconds for each static length, while the chips wait, and the compiler's
+cache saves none of it. A jitted layer is traced and lowered once for all that are alike; the compiler puts its instructions
+where it is called before it does anything else, so the program stays the same.
 """
 
 from collections.abc import Callable
