@@ -9,7 +9,7 @@ does not listen yet, and a first process ignores signals that it has no handler 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,16 +36,11 @@ def announced(role: str, folder: Path = FOLDER) -> Iterator[None]:
 
 def stop(folder: Path = FOLDER, seconds: float = WAIT_SECONDS) -> bool:
     """Send SIGTERM to the hosts, wait for hosts and drivers; return whether all ended within `seconds`."""
-    deadline = time.monotonic() + seconds
     for file in running(folder):
         if file.suffix == f".{HOST}":
             with suppress(ProcessLookupError):
                 os.kill(int(file.stem), signal.SIGTERM)
-    while running(folder):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
+    return reached(lambda: not running(folder), seconds)
 
 
 def listens(process: int = 1, seconds: float = START_SECONDS) -> bool:
@@ -54,8 +49,13 @@ def listens(process: int = 1, seconds: float = START_SECONDS) -> bool:
     Without one the signal is lost on a container's first process, and the pod would hold its chips for all of its grace
     period.
     """
+    return reached(lambda: handles(process, signal.SIGTERM), seconds)
+
+
+def reached(state: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a state; return whether it came within `seconds`."""
     deadline = time.monotonic() + seconds
-    while not handles(process, signal.SIGTERM):
+    while not state():
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)

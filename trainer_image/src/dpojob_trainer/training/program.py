@@ -37,7 +37,7 @@ class Program:
         shape = self._shape(*args)
         if shape not in self._compiled:
             self._tell("compiling")
-            self._compiled[shape] = self._function.lower(*args).compile()
+            self._compile(shape, self._function.lower(*args))
             meet(f"dpojob-{self._phase}-{shape}-compiled")
             self._tell(self._phase)
         return self._compiled[shape](*args)
@@ -51,7 +51,6 @@ class Program:
             arguments: of each shape.
             see: is called with each lowered program.
         """
-
         for args in arguments:
             shape, lowered = self._shape(*args), self._function.lower(*args)
             see(lowered)
