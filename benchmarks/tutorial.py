@@ -102,11 +102,7 @@ def cut_of(case: Case, config: TrainerConfig, epoch: Epoch, layers: int) -> Cut:
     """Compile a case's step with so many layers for the longest length."""
     devices = topology.devices_of(config.plan, config.generation)
     step: Callable[..., Any] = lowering.train_step if case.ours else stock_step
-    with (
-        topology.seen(devices),
-        lowering.cut_model(MODEL, layers) as folder,
-        lowering.own_recomputation(folder),
-    ):
+    with topology.seen(devices), lowering.cut_model(MODEL, layers) as folder:
         found = step(config, folder, epoch.longest, total_steps(config.training, epoch.pairs))
         print(f"{case.name}: compiling {layers} layers", flush=True)
         taken = measure.measure(found.traced, found.traced.lower(), devices, dict(config.xla_flags))
@@ -145,7 +141,7 @@ def timed(config: TrainerConfig, epoch: Epoch, whole: Measured, weights: float) 
     """
     chip, devices = chips()[config.generation], config.plan.chips
     longest = step_time(whole, chip, devices)
-    seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
+    seconds = mean_step({epoch.longest.sequence: longest}, epoch.loads)
     useful = flops_per_token(weights, reference=False) * epoch.tokens
     return {
         "longest_step_seconds": longest.seconds,

@@ -1,6 +1,8 @@
 """EasyDeL's own DPO step for shapes instead of arrays: its loss, head and padding, and the reference in every step."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def stock_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
     state, reference = abstract.abstract_state(policy, optimizer), frozen.to_state()
     everywhere = NamedSharding(policy.mesh, PartitionSpec())
     step = _jitted(scheduler, arguments, shape, (state.shardings, everywhere, reference.shardings))
-    with policy.mesh:
+    with policy.mesh, _own_layers(policy, config):
         traced = step.trace(state, _batch(config.training.global_batch_size, shape, everywhere), reference)
     sequences = 2 * config.training.global_batch_size // config.plan.mesh.data_shards
     logits = sequences * shape.sequence // config.plan.mesh.sp * policy.config.vocab_size * 4
@@ -41,15 +43,24 @@ def stock_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int)
 
 def _module(config: TrainerConfig, model_dir: Path) -> Any:
     from dpojob_trainer.training import abstract
-    from dpojob_trainer.weights import layers
     from dpojob_trainer.weights.architecture import abstract_module
 
     precision = config.precision
-    # EasyDeL's own layers leave the order of the gradients to the compiler.
-    with patch.object(layers, "complete_by_layer"):
-        module = abstract_module(model_dir, config, dtype=precision.compute, param_dtype=precision.params)
+    module = abstract_module(model_dir, config, dtype=precision.compute, param_dtype=precision.params)
     module.config.blocksize_q = module.config.blocksize_k = BLOCK
     return abstract.placed(module)
+
+
+@contextmanager
+def _own_layers(module: Any, config: TrainerConfig) -> Iterator[None]:
+    """Let the layers recompute as EasyDeL makes them, which leaves the order of the gradients to the compiler."""
+    from easydel.infra.utils import auto_remat
+
+    kind = type(module.get_decoder().layers[0])
+    ours: Any = kind.__call__
+    with patch.object(kind, "__call__", ours.__wrapped__):
+        auto_remat(kind, policy=config.gradient_checkpointing.value)
+        yield
 
 
 def _jitted(scheduler: Any, arguments: Any, shape: Shape, places: tuple[Any, Any, Any]) -> Any:

@@ -51,6 +51,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("retries and limits", {"spec.retryPolicy": {"preempted": {"maxRetries": 98}, "application": {"maxRetries": 0}}, "spec.suspend": True, "spec.activeDeadlineSeconds": 86400, "spec.ttlSecondsAfterFinished": 0, "spec.budget": {"chipHours": 0.5}, "spec.progress": {"stallSeconds": 600}}),
     ("guards", {"spec.guards": {"rewardAccuracy": {}, "chosenLogProb": {"maxDrop": 1, "action": "Suspend"}, "lengthDrift": {"maxCorrelation": 0.9}, "gradNorm": {"maxRatio": 5.5, "afterSteps": 0, "action": "RollbackAndReduceLR"}, "nonFiniteLoss": {"action": "RollbackAndReduceLR"}, "learningRateFactor": 0.1}}),
     ("image of this machine", {"spec.runtime": {"image": "localhost/dpojob-trainer:dev"}}),
+    ("short batches that keep more", {"spec.shortGradientCheckpointing": {"none": 512, "checkpointDots": 2048}}),
     ("plan", {"spec.plan": {"enforce": "Require", "timeoutSeconds": 60}}),
     ("no plan", {"spec.plan": {"enforce": "Off"}}),
     ("image without host and tag", {"spec.runtime": {"image": "trainer"}}),

@@ -59,6 +59,7 @@ DEFAULTS = {
     "mesh": {"dp": 1, "fsdp": -1, "ep": 1, "tp": 1, "sp": 1},
     "attention": {"mechanism": "auto"},
     "gradientCheckpointing": "nothing_saveable",
+    "shortGradientCheckpointing": {"none": 0, "checkpointDots": 0},
     "accelerator": {"type": "v4-64", "slices": 1, "capacity": {"type": "OnDemand"}},
     "output": {
         "uri": "pvc://no-such-claim-either/out",

@@ -263,5 +263,8 @@ def test_a_documented_failure_stays_as_it_is(claim: Claim) -> None:
 
 def test_memory_hints_leave_out_what_is_already_so(claim: Claim) -> None:
     hints = failures.memory_hints(claim.config("x", gradientCheckpointing="nothing_saveable"))
-    assert "gradientCheckpointing" not in hints
+    assert "radientCheckpointing" not in hints
+    short = {"checkpointDots": 512}
+    hints = failures.memory_hints(claim.config("x", shortGradientCheckpointing=short))
+    assert hints.startswith("the model does not fit into memory: leave out shortGradientCheckpointing")
     assert "maxCompletionLength" in hints

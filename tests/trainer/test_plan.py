@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment(folder: Path) -> Iterator[None]:
-    """As the command sets it before JAX starts; later modules of the process recompute as they say themselves."""
+def environment() -> None:
+    """As the command sets it before JAX starts."""
     topology.prepare()
     easydel_compat.prepare()
-    with lowering.own_recomputation(folder):
-        yield
 
 
 def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
@@ -114,10 +112,8 @@ def trainers_step(config: TrainerConfig, folder: Path, scratch: Path) -> Any:
 )
 def test_the_planners_step_is_the_trainers(spec: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     config = Claim("inputs", folder).config("plan", accelerator={"type": "v4-16"}, **spec)
-    with lowering.own_recomputation(folder):
-        planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
-    with lowering.own_recomputation(folder):
-        run = trainers_step(config, folder, tmp_path)
+    planned = lowering.train_step(config, folder, SHAPE, STEPS).traced.lower()
+    run = trainers_step(config, folder, tmp_path)
     assert fingerprint(planned) == fingerprint(run)
 
 
@@ -125,8 +121,7 @@ def test_a_step_of_more_layers_than_are_compiled_is_the_trainers_too(tmp_path: P
     model = tiny_models.write_model(tmp_path / "model", tiny_models.QWEN3, num_hidden_layers=5)
     config = Claim("inputs", tmp_path).config("plan", accelerator={"type": "v4-16"})
     planned = cuts.compile_cut(cuts.Task(config, model, SHAPE, STEPS, layers=5, compiled=False))
-    with lowering.own_recomputation(model):
-        assert planned.fingerprint == fingerprint(trainers_step(config, model, tmp_path / "scratch"))
+    assert planned.fingerprint == fingerprint(trainers_step(config, model, tmp_path / "scratch"))
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +132,36 @@ def recomputed(folder: Path) -> dict[str, lowering.Step]:
         config = Claim("inputs", folder).config(
             "plan", accelerator={"type": "v4-16"}, gradientCheckpointing=policy
         )
-        with lowering.own_recomputation(folder):
-            found[policy] = lowering.train_step(config, folder, SHAPE, STEPS)
+        found[policy] = lowering.train_step(config, folder, SHAPE, STEPS)
     return found
 
 
 def test_every_change_has_its_own_recomputation(recomputed: dict[str, lowering.Step]) -> None:
-    """EasyDeL would keep that of the first one."""
+    """Of three in one process; EasyDeL would keep that of the first one."""
     found = [arithmetic(step.traced.jaxpr.jaxpr).products for step in recomputed.values()]
     assert found[0] > found[1] == found[2], "only without anything saved are products computed twice"
+
+
+@pytest.mark.parametrize(
+    ("short", "like"),
+    [
+        ({"none": 64}, "none"),
+        ({"checkpointDots": 64}, "checkpoint_dots"),
+        ({"none": 64, "checkpointDots": 128}, "none"),
+        ({"none": 63, "checkpointDots": 63}, "nothing_saveable"),
+    ],
+)
+def test_short_batches_have_their_own_policy(
+    short: dict[str, int], like: str, recomputed: dict[str, lowering.Step], folder: Path
+) -> None:
+    config = Claim("inputs", folder).config(
+        "plan",
+        accelerator={"type": "v4-16"},
+        gradientCheckpointing="nothing_saveable",
+        shortGradientCheckpointing=short,
+    )
+    found = lowering.train_step(config, folder, SHAPE, STEPS)
+    assert fingerprint(found.traced.lower()) == fingerprint(recomputed[like].traced.lower())
 
 
 def barriers(step: lowering.Step) -> list[int]:
@@ -194,7 +210,7 @@ def test_a_7b_model_that_every_chip_holds_whole_ends_at_the_optimizer(tmp_path: 
         precision={"params": "float32", "compute": "bfloat16"},
         dpo={"maxPromptLength": 1024, "maxCompletionLength": 1024},
     )
-    prober = probing.Prober(model, epoch_of(config, None), STEPS, workers.Here(), print)
+    prober = probing.Prober(model, partial(epoch_of, lengths=None), STEPS, workers.Here(), print)
     found = prober.probe(on_tpu(config))
     sizes = {stage.name: stage.device / 2**30 for stage in found.stages}
     assert found.sizes.elements == pytest.approx(7.616e9, rel=1e-3)

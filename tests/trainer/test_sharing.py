@@ -25,11 +25,13 @@ pytestmark = pytest.mark.jax
 IDS = jnp.asarray(np.random.default_rng(0).integers(3, 500, (8, 32)))
 
 
-def gradients(folder: Path, made: list[Any]) -> Any:
+def gradients(folder: Path, made: list[Any], **spec: Any) -> Any:
     """Return a model's loss and gradients; `made` gets every layer that is traced."""
     from flax import nnx
 
-    config = tiny_models.configuration(tiny_models.FSDP, gradientCheckpointing="nothing_saveable")
+    config = tiny_models.configuration(
+        tiny_models.FSDP, **({"gradientCheckpointing": "nothing_saveable"} | spec)
+    )
     module = weights.load_model(folder, config)
     definition, parameters, rest = nnx.split(module, nnx.Param, ...)
     mlp = type(module.get_decoder().layers[0].mlp)
@@ -47,21 +49,41 @@ def gradients(folder: Path, made: list[Any]) -> Any:
         return jax.jit(jax.value_and_grad(loss))(parameters)
 
 
+@pytest.mark.parametrize("policy", ["nothing_saveable", "none"])
 @pytest.mark.parametrize(
     ("family", "kinds"), [(tiny_models.QWEN3, 1), (tiny_models.GEMMA, 1), (tiny_models.SMOLLM3, 2)]
 )
-def test_layers_are_traced_once_for_each_kind(tmp_path: Path, family: dict[str, Any], kinds: int) -> None:
+def test_layers_are_traced_once_for_each_kind(
+    tmp_path: Path, family: dict[str, Any], kinds: int, policy: str
+) -> None:
     """SmolLM3's second layer has no rotary embedding, so it must not be taken for the first."""
     easydel_compat.prepare()
     tiny_models.write_model(tmp_path / "model", family)
     shared: list[Any] = []
-    loss, found = gradients(tmp_path / "model", shared)
+    loss, found = gradients(tmp_path / "model", shared, gradientCheckpointing=policy)
     alone: list[Any] = []
     with patch.object(sharing, "alike", lambda first, second: False):
-        expected_loss, expected = gradients(tmp_path / "model", alone)
+        expected_loss, expected = gradients(tmp_path / "model", alone, gradientCheckpointing=policy)
     assert (len(shared), len(alone)) == (kinds, 2)
     assert loss == expected_loss
     jax.tree_util.tree_map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("short", [{"none": 32}, {"checkpointDots": 32}])
+def test_what_short_batches_keep_does_not_change_their_gradients(
+    tmp_path: Path, short: dict[str, int]
+) -> None:
+    easydel_compat.prepare()
+    tiny_models.write_model(tmp_path / "model", tiny_models.QWEN3)
+    expected_loss, expected = gradients(tmp_path / "model", [])
+    loss, found = gradients(tmp_path / "model", [], shortGradientCheckpointing=short)
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    jax.tree_util.tree_map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * largest),
+        found,
+        expected,
+    )
 
 
 def scaled(by: float) -> Callable[[float], float]:

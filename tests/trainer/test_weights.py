@@ -259,7 +259,7 @@ def test_parameters_are_distributed_and_settings_arrive(tmp_path: Path) -> None:
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 8}
     assert model.config.attn_mechanism == "vanilla"
     assert str(model.config.attn_dtype) == "bfloat16"
-    assert model.config.gradient_checkpointing == "nothing_saveable"
+    assert model.model.layers[1].policies.usual == "nothing_saveable"
     table = model.frequencies.value
     assert (table.shape[0], str(table.dtype)) == (128, "float32")
 

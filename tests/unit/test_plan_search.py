@@ -1,7 +1,9 @@
 """Which cuts are compiled, and how a search for a faster job goes. The compiler is a stand-in: the real one takes minutes."""
 
 import json
+import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,11 @@ def cut(layers: int, total: float, cycles: float = 1.0) -> Cut:
 
 @dataclass
 class Compiler:
-    """Every layer takes as much; faster with what `faster` names."""
+    """Every layer takes as much, but for lengths in `by_length`; faster with what `faster` names."""
 
     per_layer: float
     faster: dict[str, float] = field(default_factory=dict)
+    by_length: dict[int, float] = field(default_factory=dict)
     started: list[Task] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
 
@@ -71,24 +74,27 @@ class Pending:
     task: Task
 
     def result(self) -> Cut:
-        seconds = 10.0
+        seconds = 10.0 * self.task.shape.sequence / 4096
         for words, factor in self.compiler.faster.items():
-            seconds *= factor if words in self.task.config.to_json() else 1.0
+            seconds *= factor if re.search(words, self.task.config.to_json()) else 1.0
         cycles = seconds * 1.05e9 * self.task.layers / 40
-        return cut(self.task.layers, self.compiler.per_layer * self.task.layers, cycles)
+        per_layer = self.compiler.by_length.get(self.task.shape.sequence, self.compiler.per_layer)
+        return cut(self.task.layers, per_layer * self.task.layers, cycles)
 
     def cancel(self) -> None:
         self.compiler.cancelled.append(self.task.layers)
 
 
-def prober(compiler: Compiler, tmp_path: Path, job: TrainerConfig, layers: int = 40) -> Prober:
+def prober(
+    compiler: Compiler, tmp_path: Path, layers: int = 40, lengths: PairLengths | None = None
+) -> Prober:
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS | {"num_hidden_layers": layers}))
-    return Prober(tmp_path, epoch_of(job, None), 100, compiler, lambda _: None)
+    return Prober(tmp_path, partial(epoch_of, lengths=lengths), 100, compiler, lambda _: None)
 
 
 def test_two_cuts_make_the_line_to_all_layers(tmp_path: Path) -> None:
     compiler = Compiler(0.5 * GIB)
-    found = prober(compiler, tmp_path, config()).probe(config())
+    found = prober(compiler, tmp_path).probe(config())
     assert sorted(task.layers for task in compiler.started) == [4, 8]
     assert found.verdict.needed == pytest.approx(20 * GIB)
     assert (found.verdict.fits, found.fingerprint, compiler.cancelled) == (True, None, [])
@@ -96,30 +102,30 @@ def test_two_cuts_make_the_line_to_all_layers(tmp_path: Path) -> None:
 
 def test_a_job_that_fits_is_identified_by_its_whole_step(tmp_path: Path) -> None:
     compiler = Compiler(0.5 * GIB)
-    asked = prober(compiler, tmp_path, config())
+    asked = prober(compiler, tmp_path)
     assert asked.identified(config(), asked.probe(config())).fingerprint == "print-40"
     whole = compiler.started.pop()
     assert (whole.layers, whole.compiled) == (40, False)
-    asked = prober(Compiler(8 * GIB), tmp_path, config())
+    asked = prober(Compiler(8 * GIB), tmp_path)
     assert asked.identified(config(), asked.probe(config())).fingerprint is None
 
 
 def test_a_refused_cut_makes_the_smaller_one_useless(tmp_path: Path) -> None:
     compiler = Compiler(8 * GIB)
-    found = prober(compiler, tmp_path, config()).probe(config())
+    found = prober(compiler, tmp_path).probe(config())
     assert ([task.layers for task in compiler.started], compiler.cancelled) == ([8, 4, 16], [4])
     assert (found.verdict.at_least, found.verdict.needed) == (True, pytest.approx(320 * GIB))
 
 
 def test_a_small_model_is_compiled_whole(tmp_path: Path) -> None:
     compiler = Compiler(GIB)
-    assert prober(compiler, tmp_path, config(), layers=8).probe(config()).cuts == [8]
+    assert prober(compiler, tmp_path, layers=8).probe(config()).cuts == [8]
 
 
 def test_what_is_hopeless_by_a_rough_count_is_not_compiled(tmp_path: Path) -> None:
     """The tutorial's job keeps all activations. The count was fitted to that job, so its size here is no independent check."""
     job, compiler = config(gradientCheckpointing="none"), Compiler(GIB)
-    found = prober(compiler, tmp_path, job).probe(job)
+    found = prober(compiler, tmp_path).probe(job)
     assert not any(task.compiled for task in compiler.started)
     assert (found.cuts, found.step, found.verdict.fits, found.verdict.at_least) == ([], None, False, False)
     assert 70 * GIB < found.verdict.needed < 100 * GIB
@@ -135,7 +141,7 @@ def test_a_rough_count_of_a_job_that_may_fit_decides_nothing() -> None:
 def test_a_search_keeps_what_is_faster_and_builds_on_it(tmp_path: Path) -> None:
     compiler = Compiler(0.5 * GIB, {"scoped_vmem": 0.4, '"fsdp": 32': 0.7, "overlap_compute": 1.2})
     job = config(mesh={"dp": 1, "fsdp": 1, "sp": -1})
-    trials = list(tune(prober(compiler, tmp_path, job), Fix({}, job), SETTINGS, None, float("inf")))
+    trials = list(tune(prober(compiler, tmp_path), Fix({}, job), SETTINGS, float("inf")))
     answer = tuned(trials)
     assert answer is not None
     assert [trial.axis for trial in trials if trial.kept] == ["start", "mesh", "flags"]
@@ -155,9 +161,9 @@ def test_a_search_keeps_what_is_faster_and_builds_on_it(tmp_path: Path) -> None:
 
 def test_a_search_ends_with_its_time(tmp_path: Path) -> None:
     compiler, told = Compiler(0.5 * GIB), list[str]()
-    one = prober(compiler, tmp_path, config())
-    asked = Prober(tmp_path, one.epoch, 100, compiler, told.append)
-    trials = list(tune(asked, Fix({}, config()), SETTINGS, None, 0.0))
+    one = prober(compiler, tmp_path)
+    asked = Prober(tmp_path, one.epoch_of, 100, compiler, told.append)
+    trials = list(tune(asked, Fix({}, config()), SETTINGS, 0.0))
     assert (len(trials), told[-1]) == (1, "out of time: nothing further is tried")
     answer = tuned(trials)
     assert answer is not None
@@ -167,15 +173,63 @@ def test_a_search_ends_with_its_time(tmp_path: Path) -> None:
 def test_more_lengths_are_tried_where_lengths_are_known(tmp_path: Path) -> None:
     lengths = PairLengths(*(np.arange(1, 641) * 3 for _ in range(3)))
     job = config(training={"globalBatchSize": 32, "lengthBuckets": 1})
-    trials = list(tune(prober(Compiler(0.1), tmp_path, job), Fix({}, job), SETTINGS, lengths, float("inf")))
+    trials = list(
+        tune(prober(Compiler(0.1), tmp_path, lengths=lengths), Fix({}, job), SETTINGS, float("inf"))
+    )
     found = [trial for trial in trials if trial.axis == "lengths"]
     assert [trial.fix.config.training.length_buckets for trial in found] == [8, 16]
     assert found[0].kept, "shorter batches take less time"
 
 
+SPREAD = PairLengths(*(np.arange(1, 641) * 3 for _ in range(3)))
+
+
+def test_short_batches_that_keep_more_decide_about_memory_too(tmp_path: Path) -> None:
+    job = config(shortGradientCheckpointing={"none": 800, "checkpointDots": 3500})
+    shapes = [shape.sequence for shape in epoch_of(job, SPREAD).shapes]
+    none, dots = (max(length for length in shapes if length <= most) for most in (800, 3500))
+    compiler = Compiler(0.5 * GIB, by_length={dots: 0.75 * GIB, none: 0.25 * GIB})
+    found = prober(compiler, tmp_path, lengths=SPREAD).probe(job)
+    assert {task.shape.sequence for task in compiler.started} == {none, dots, shapes[-1]}
+    assert (found.verdict.needed, found.verdict.stage) == (pytest.approx(30 * GIB), "training step")
+    assert set(found.shorter) == {none, dots}
+    assert found.largest is found.shorter[dots]
+
+
+def test_a_refused_short_batch_is_a_job_that_does_not_fit(tmp_path: Path) -> None:
+    dots = epoch_of(config(), SPREAD).shapes[1].sequence
+    job = config(shortGradientCheckpointing={"checkpointDots": dots})
+    compiler = Compiler(0.5 * GIB, by_length={dots: 8 * GIB})
+    found = prober(compiler, tmp_path, lengths=SPREAD).probe(job)
+    assert (found.verdict.fits, found.verdict.at_least, found.largest) == (False, True, None)
+    assert found.verdict.needed == pytest.approx(320 * GIB)
+
+
+def test_a_search_lets_short_batches_keep_what_fits(tmp_path: Path) -> None:
+    """What keeps everything is not compiled where a rough count is far beyond the chip."""
+    *_, rough, fits, too_long, _ = (shape.sequence for shape in epoch_of(config(), SPREAD).shapes)
+    compiler = Compiler(
+        0.5 * GIB,
+        {'"checkpointDots": [1-9]': 0.8, '"none": [1-9]': 0.8},
+        by_length=dict.fromkeys([too_long], 8 * GIB),
+    )
+    job = config()
+    trials = list(tune(prober(compiler, tmp_path, lengths=SPREAD), Fix({}, job), SETTINGS, float("inf")))
+    of_short = [trial for trial in trials if "batches" in trial.axis and "micro" not in trial.axis]
+    assert [trial.fits for trial in of_short] == [False, True, True]
+    answer = tuned(trials)
+    assert answer is not None
+    assert answer.changes == {
+        "spec.shortGradientCheckpointing.checkpointDots": fits,
+        "spec.shortGradientCheckpointing.none": rough,
+    }
+
+
 def test_every_move_is_a_valid_job() -> None:
     start = Fix({}, config(training={"globalBatchSize": 64}))
-    moves = [move for _, axis in tuning.AXES_OF_SEARCH for move in axis(start, SETTINGS)]
+    epoch = epoch_of(start.config, PairLengths(*(np.arange(1, 1281) for _ in range(3))))
+    moves = [move for _, axis in tuning.AXES_OF_SEARCH for move in axis(start, SETTINGS, epoch)]
+    assert any(move.config.short_gradient_checkpointing.none for move in moves)
     assert {move.config.gradient_checkpointing.value for move in moves} > {"none", "checkpoint_dots"}
     for move in moves:
         mesh, training = move.config.plan.mesh, move.config.training

@@ -87,7 +87,13 @@ def test_no_step_is_faster_than_its_arithmetic_at_the_peak() -> None:
 
 def test_short_batches_take_their_share_and_move_the_same_parameters() -> None:
     time = StepTime(compute=4.0, waiting=1.0, hidden=0.0, floor=0.0)
-    assert mean_step(time, 4096, [Load(1024, 3), Load(4096, 1)]) == pytest.approx((3 * 2.0 + 5.0) / 4)
+    assert mean_step({4096: time}, [Load(1024, 3), Load(4096, 1)]) == pytest.approx((3 * 2.0 + 5.0) / 4)
+
+
+def test_short_batches_that_keep_more_have_their_own_time() -> None:
+    long, short = (StepTime(compute, waiting=0.0, hidden=0.0, floor=0.0) for compute in (4.0, 1.5))
+    loads = [Load(512, 2), Load(2048, 1), Load(4096, 1)]
+    assert mean_step({4096: long, 1024: short}, loads) == pytest.approx((2 * 0.75 + 2.0 + 4.0) / 4)
 
 
 def test_utilisation_is_of_all_chips() -> None:
@@ -104,6 +110,14 @@ def test_recomputing_comes_first_with_whole_sequences_and_every_change_is_a_vali
         training, mesh = fix.config.training, fix.config.plan.mesh
         assert training.global_batch_size % (training.gradient_accumulation_steps * mesh.data_shards) == 0
         assert np.prod(mesh.dims()) == fix.config.plan.chips
+
+
+def test_short_batches_keep_no_more_than_others_before_others_recompute_more() -> None:
+    job = config(gradientCheckpointing="checkpoint_dots", shortGradientCheckpointing={"none": 512})
+    first, second, *_ = candidates(job)
+    assert first.changes == {"spec.shortGradientCheckpointing.none": 0}
+    assert second.changes == first.changes | {"spec.gradientCheckpointing": "nothing_saveable"}
+    assert second.config.checkpointing_of(512).value == "nothing_saveable"
 
 
 def test_weights_that_every_chip_would_hold_are_divided_first() -> None:

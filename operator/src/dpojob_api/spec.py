@@ -82,6 +82,29 @@ class GradientCheckpointing(StrEnum):
     CHECKPOINT_DOTS_WITH_NO_BATCH_DIMS = "checkpoint_dots_with_no_batch_dims"
 
 
+class ShortGradientCheckpointing(ApiModel):
+    """Policies for batches of short sequences, which have room for more activations; 0 is no length at all."""
+
+    none: int = Field(
+        default=0,
+        ge=0,
+        le=1048576,
+        description="none is the longest static length that keeps every activation.",
+    )
+    checkpoint_dots: int = Field(
+        default=0,
+        ge=0,
+        le=1048576,
+        description="checkpointDots is the longest static length that keeps the results of matrix products.",
+    )
+
+    def policy(self, positions: int) -> GradientCheckpointing | None:
+        """Return the policy for sequences of so many positions that keeps most; None if they are too long for all."""
+        if positions <= self.none:
+            return GradientCheckpointing.NONE
+        return GradientCheckpointing.CHECKPOINT_DOTS if positions <= self.checkpoint_dots else None
+
+
 class ExportFormat(StrEnum):
     """How the tuned policy is written."""
 
@@ -252,6 +275,11 @@ class DPOJobSpec(ApiModel):
     gradient_checkpointing: GradientCheckpointing = Field(
         default=GradientCheckpointing.NOTHING_SAVEABLE,
         description="gradientCheckpointing trades computation for memory; none keeps every activation.",
+    )
+    short_gradient_checkpointing: ShortGradientCheckpointing = Field(
+        default=ShortGradientCheckpointing(),
+        description="shortGradientCheckpointing lets batches up to a static length keep more than gradientCheckpointing does; "
+        "dpojob plan --tune finds what fits.",
     )
     accelerator: AcceleratorSpec = Field(description="accelerator is the TPU slice.")
     output: OutputSpec = Field(description="output is where results go.")

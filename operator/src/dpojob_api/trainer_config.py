@@ -14,6 +14,7 @@ from dpojob_api.spec import (
     GradientCheckpointing,
     OutputSpec,
     PrecisionSpec,
+    ShortGradientCheckpointing,
     TrackingSpec,
 )
 from dpojob_api.status import PlanEstimate, PlanStatus
@@ -48,6 +49,9 @@ class TrainerConfig(ApiModel):
     generation: str = Field(description="generation is the TPU generation, e.g. v4.")
     attention: AttentionSpec = Field(description="attention is spec.attention with maxPositions set.")
     gradient_checkpointing: GradientCheckpointing = Field(description="gradientCheckpointing is the spec's.")
+    short_gradient_checkpointing: ShortGradientCheckpointing = Field(
+        default=ShortGradientCheckpointing(), description="shortGradientCheckpointing is the spec's."
+    )
     output: OutputSpec = Field(description="output is spec.output.")
     tracking: TrackingSpec = Field(description="tracking is spec.tracking.")
     launcher: Launcher = Field(description="launcher is spec.runtime.launcher.")
@@ -56,6 +60,10 @@ class TrainerConfig(ApiModel):
         default_factory=dict,
         description="xlaFlags is spec.runtime.xlaFlags and the defaults; only a TPU takes notice.",
     )
+
+    def checkpointing_of(self, positions: int) -> GradientCheckpointing:
+        """Return the policy for batches whose sequences have so many positions."""
+        return self.short_gradient_checkpointing.policy(positions) or self.gradient_checkpointing
 
     def to_json(self) -> str:
         """Return the file's text; equal configurations give equal text."""
@@ -81,6 +89,7 @@ def trainer_config(job: DPOJob, attempt: int) -> TrainerConfig:
             update={"max_positions": spec.attention.max_positions or max_length}
         ),
         gradient_checkpointing=spec.gradient_checkpointing,
+        short_gradient_checkpointing=spec.short_gradient_checkpointing,
         output=spec.output,
         tracking=spec.tracking,
         launcher=spec.runtime.launcher,

@@ -73,9 +73,8 @@ def compile_cut(task: Task) -> Cut:
     devices = topology.devices_of(config.plan, config.generation, config.platform)
     options = dict(config.xla_flags) if config.platform is Platform.TPU else {}
     with topology.seen(devices), lowering.cut_model(task.model_dir, task.layers) as folder:
-        with lowering.own_recomputation(folder):
-            step = lowering.train_step(config, folder, task.shape, task.steps)
-            lowered = step.traced.lower()
+        step = lowering.train_step(config, folder, task.shape, task.steps)
+        lowered = step.traced.lower()
         if not task.compiled:
             unknown = TooLarge(None, "not compiled")
             return Cut(task.layers, unknown, unknown, {}, step.sizes, fingerprint(lowered))

@@ -34,7 +34,7 @@ def candidates(config: TrainerConfig) -> Iterator[Fix]:
     """Yield what to try, each on top of the cheaper ones that always help; what is likely to be enough comes first.
 
     Weights divided over chips that would each hold all of them, and a reference computed ahead of training, cost next to
-    nothing; recomputing activations costs a third of the speed and nothing else. Where sequences are divided over chips,
+    nothing; short batches that keep more may keep too much; recomputing activations costs a third of the speed and nothing else. Where sequences are divided over chips,
     giving those chips whole sequences comes with it: the attention kernel is not divided along sp (docs/plan.md). Then come
     recomputing alone, smaller micro-batches, parameters of half the size, and larger slices of the same generation.
     """
@@ -44,6 +44,8 @@ def candidates(config: TrainerConfig) -> Iterator[Fix]:
     alone = _without_reference(divided)
     if alone is not divided:
         yield alone
+    if _alike(alone) is not alone:
+        yield _alike(alone)
     recomputed = _recomputed(alone)
     unsplit = _unsplit(recomputed)
     if unsplit:
@@ -79,10 +81,24 @@ def _without_reference(fix: Fix) -> Fix:
 
 def _recomputed(fix: Fix) -> Fix:
     wanted = GradientCheckpointing.NOTHING_SAVEABLE
+    fix = _alike(fix)
     if fix.config.gradient_checkpointing is wanted:
         return fix
     changed = fix.config.model_copy(update={"gradient_checkpointing": wanted})
     return Fix(fix.changes | {"spec.gradientCheckpointing": wanted.value}, changed)
+
+
+def _alike(fix: Fix) -> Fix:
+    """Return short batches that keep no more than the others do."""
+    short = fix.config.short_gradient_checkpointing
+    given = short.model_dump(by_alias=True, exclude_defaults=True)
+    if not given:
+        return fix
+    changes: dict[str, str | int] = {f"spec.shortGradientCheckpointing.{field}": 0 for field in given}
+    return Fix(
+        fix.changes | changes,
+        fix.config.model_copy(update={"short_gradient_checkpointing": type(short)()}),
+    )
 
 
 def _accumulated(fix: Fix) -> Iterator[Fix]:

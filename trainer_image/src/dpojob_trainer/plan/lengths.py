@@ -18,16 +18,21 @@ class Epoch:
     """The batches of an epoch.
 
     Attributes:
-        longest: the largest shape, which decides about memory.
+        shapes: ascending; the largest one decides about memory, unless shorter batches keep more.
         loads: batches by length, ascending; one batch of the longest length if the pairs are not known.
         pairs: how many there are, 0 if that is not known.
         tokens: of a batch on average, without padding; all positions if the pairs are not known.
     """
 
-    longest: Shape
+    shapes: tuple[Shape, ...]
     loads: tuple[Load, ...]
     pairs: int
     tokens: float
+
+    @property
+    def longest(self) -> Shape:
+        """The largest shape."""
+        return self.shapes[-1]
 
 
 def epoch_of(
@@ -43,12 +48,12 @@ def epoch_of(
     dpo, size = config.dpo, config.training.global_batch_size
     if lengths is None:
         longest = Shape(dpo.max_prompt_length + dpo.max_completion_length, dpo.max_completion_length)
-        return Epoch(longest, (Load(longest.sequence, 1),), 0, 2 * size * longest.sequence)
+        return Epoch((longest,), (Load(longest.sequence, 1),), 0, 2 * size * longest.sequence)
     shapes = choose_shapes(config, lengths, [lengths, *([held_out] if held_out else [])])
     tokens = float(np.mean(2 * lengths.prompt + lengths.chosen + lengths.rejected)) * size
     batches = _batches(lengths, shapes, size, shuffle=config.training.shuffle)
     loads = [Load(shape.sequence, count) for shape, count in zip(shapes, batches, strict=True) if count]
-    return Epoch(shapes[-1], tuple(loads), len(lengths.prompt), tokens)
+    return Epoch(shapes, tuple(loads), len(lengths.prompt), tokens)
 
 
 def _batches(lengths: PairLengths, shapes: tuple[Shape, ...], size: int, *, shuffle: bool) -> list[int]:

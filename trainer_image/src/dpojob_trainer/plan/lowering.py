@@ -1,7 +1,6 @@
 """The trainer's own steps for a configuration and a model's config.json, lowered without weights or data."""
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,33 +113,6 @@ def cut_model(model_dir: Path, layers: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dpojob-plan-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         yield Path(folder)
-
-
-@contextmanager
-def own_recomputation(model_dir: Path) -> Iterator[None]:
-    """Take back what EasyDeL does to the classes of a model's layers: the first policy it sees holds for the process.
-
-    Raises:
-        TrainerError: ModelUnsupported or ModelNotFound.
-    """
-    from flax import nnx
-
-    from dpojob_trainer.weights.architecture import classes_of
-
-    module = sys.modules[classes_of(read_json(model_dir / "config.json"))[1].__module__]
-    layers = [
-        found for found in vars(module).values() if isinstance(found, type) and issubclass(found, nnx.Module)
-    ]
-    calls = {layer: vars(layer).get("__call__") for layer in layers}
-    try:
-        yield
-    finally:
-        for layer, call in calls.items():
-            if call is not None:
-                layer.__call__ = call  # type: ignore[method-assign]
-            elif "__call__" in vars(layer):
-                # It had its parent's, until EasyDeL gave it one of its own.
-                del layer.__call__
 
 
 def train_step(config: TrainerConfig, model_dir: Path, shape: Shape, total: int) -> Step:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,10 +67,11 @@ def plan(request: Request, tell: Tell, unfit: Callable[[Answer], None] | None = 
     """
     began = time.monotonic()
     until = began + request.seconds
-    config, epoch = request.config, epoch_of(request.config, request.lengths, request.held_out)
+    epoch_for = partial(epoch_of, lengths=request.lengths, held_out=request.held_out)
+    config, epoch = request.config, epoch_for(request.config)
     total = steps_of(config, epoch)
     with compiler(layers_of(request.model_dir)) as where:
-        prober = Prober(request.model_dir, epoch, total or SOME_STEPS, where, tell)
+        prober = Prober(request.model_dir, epoch_for, total or SOME_STEPS, where, tell)
         tell("the job as it is")
         own = prober.identified(config, prober.probe(config))
         if unfit and not own.verdict.fits:
@@ -107,7 +109,7 @@ def _trials(
     fitting += [fix for fix, found in attempts if found.verdict.fits]
     if fitting:
         settings = read_json(request.model_dir / "config.json")
-        yield from tune(prober, fitting[0], settings, request.lengths, until)
+        yield from tune(prober, fitting[0], settings, until)
 
 
 def _found(search: Iterator[Found], tell: Tell) -> list[Found]:

@@ -1,6 +1,6 @@
 """Finds out what configurations take: which cuts of the model are compiled, and where."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,8 @@ from dpojob_trainer.plan.cuts import Cut, Task
 from dpojob_trainer.plan.guess import is_hopeless, step_bytes
 from dpojob_trainer.plan.lengths import Epoch
 from dpojob_trainer.plan.telling import Probe
-from dpojob_trainer.plan.whole import guessed, whole
+from dpojob_trainer.plan.whole import guessed, joined, whole
+from dpojob_trainer.training.batches import Shape
 from dpojob_trainer.weights.checkpoint import read_json
 
 Tell = Callable[[str], None]
@@ -30,20 +31,26 @@ def compiler(layers: int) -> Iterator[workers.Compiler]:
         yield beside
 
 
+def shorter(config: TrainerConfig, shapes: Sequence[Shape]) -> list[Shape]:
+    """Return the shapes that need most memory under policies that the longest one does not have; `shapes` are ascending."""
+    largest = {config.checkpointing_of(shape.sequence): shape for shape in shapes}
+    return [shape for shape in largest.values() if shape != shapes[-1]]
+
+
 @dataclass(frozen=True)
 class Prober:
     """Finds out about configurations of one model and one epoch.
 
     Attributes:
         model_dir: has config.json.
-        epoch: the lengths.
+        epoch_of: returns a configuration's epoch.
         steps: of the whole job.
         compiler: where to compile.
         tell: is called with what begins.
     """
 
     model_dir: Path
-    epoch: Epoch
+    epoch_of: Callable[[TrainerConfig], Epoch]
     steps: int
     compiler: workers.Compiler
     tell: Tell
@@ -51,13 +58,22 @@ class Prober:
     def probe(self, config: TrainerConfig) -> Probe:
         """Compile a configuration with few layers and return what it takes with all of them.
 
-        What is hopeless by a rough count is not compiled.
+        What is hopeless by a rough count is not compiled. Of the static lengths that keep more than the longest one does, the
+        longest for each policy is compiled too.
         """
-        task, chip = self._task(config), topology.chip_of(config)
+        shapes = self.epoch_of(config).shapes
+        found = self._probe(config, shapes[-1], passes=True)
+        for shape in shorter(config, shapes):
+            self.tell(f"batches of {shape.sequence} tokens")
+            found = joined(found, shape.sequence, self._probe(config, shape, passes=False))
+        return found
+
+    def _probe(self, config: TrainerConfig, shape: Shape, *, passes: bool) -> Probe:
+        task, chip = replace(self._task(config), shape=shape, passes=passes), topology.chip_of(config)
         layers = task.layers
         if layers <= CUTS[-1]:
             return whole(config, [self._start(task).result()], layers, chip)
-        needed = step_bytes(config, read_json(self.model_dir / "config.json"), self.epoch.longest)
+        needed = step_bytes(config, read_json(self.model_dir / "config.json"), shape)
         if is_hopeless(needed, chip.usable_hbm_bytes):
             begun = [self.compiler.start(replace(task, layers=cut, compiled=False)) for cut in CUTS]
             return guessed(config, [one.result() for one in begun], layers, chip, needed)
@@ -72,7 +88,7 @@ class Prober:
 
     def _task(self, config: TrainerConfig) -> Task:
         layers = lowering.layers_of(self.model_dir)
-        return Task(config, self.model_dir, self.epoch.longest, self.steps, layers, passes=True)
+        return Task(config, self.model_dir, self.epoch_of(config).longest, self.steps, layers)
 
     def _two(self, task: Task, layers: int) -> list[Cut]:
         # A pass without gradients keeps nothing of a layer, so one cut tells what it takes.

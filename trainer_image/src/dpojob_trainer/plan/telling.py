@@ -1,7 +1,7 @@
 """From what was compiled to the answer. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dpojob_api.accelerator import chips
 from dpojob_api.slice_spec import Platform
@@ -28,6 +28,7 @@ class Probe:
         stages: of the run.
         verdict: on them.
         fingerprint: of the whole model's lowered step, None where only cuts of it were.
+        shorter: what steps take that keep more, by their positions; None where the compiler refused them or was not asked.
     """
 
     layers: int
@@ -37,6 +38,14 @@ class Probe:
     stages: list[Stage]
     verdict: Verdict
     fingerprint: str | None
+    shorter: dict[int, Measured | None] = field(default_factory=dict)
+
+    @property
+    def largest(self) -> Measured | None:
+        """The step that needs most bytes, if all were compiled."""
+        if self.step is None or None in self.shorter.values():
+            return None
+        return max((self.step, *filter(None, self.shorter.values())), key=lambda step: step.total)
 
 
 def answer_of(
@@ -51,7 +60,7 @@ def answer_of(
 ) -> Answer:
     """Return the answer; the last of the fixes is the one that fits, if there is one."""
     verdict = probe.verdict
-    kinds = breakdown(probe.step, probe.sizes) if probe.step else {}
+    kinds = breakdown(probe.largest, probe.sizes) if probe.largest else {}
     return Answer(
         job=config.job.name,
         plan=config.plan,
@@ -132,11 +141,12 @@ def time_of(
     config: TrainerConfig, probe: Probe, epoch: Epoch, total: int | None, price: float | None
 ) -> TimeAnswer | None:
     """Return the seconds of a job and what follows; None if its step was not compiled."""
-    if probe.step is None or config.platform is Platform.CPU:
+    if probe.largest is None or config.platform is Platform.CPU:
         return None
     chip, devices = chips()[config.generation], config.plan.chips
-    longest = step_time(probe.step, chip, devices)
-    seconds = mean_step(longest, epoch.longest.sequence, epoch.loads)
+    steps = probe.shorter | {epoch.longest.sequence: probe.step}
+    times = {positions: step_time(step, chip, devices) for positions, step in steps.items() if step}
+    longest, seconds = times[epoch.longest.sequence], mean_step(times, epoch.loads)
     per_token = flops_per_token(probe.sizes.multiplied, reference=config.dpo.live_reference)
     hours = None if total is None else total * seconds / 3600
     chip_hours = None if hours is None else hours * devices
@@ -166,6 +176,9 @@ def _remarks(probe: Probe, epoch: Epoch) -> list[str]:
         found.append(f"bytes: compiled for this slice with {words} layers, extrapolated to {probe.layers}")
     else:
         found.append("bytes: the whole model was compiled for this slice")
+    if probe.shorter:
+        words = ", ".join(str(positions) for positions in sorted(probe.shorter))
+        found.append(f"batches of up to {words} tokens keep more activations: their steps were compiled too")
     if probe.verdict.at_least:
         found.append("the compiler refused a part of the layers already: the bytes are at least these")
     found.append("loading and export: modelled from the sizes of the arrays")

@@ -4,7 +4,7 @@ A step takes what its instructions take by the compiler's own estimate, custom k
 collectives that the device waits for; other collectives run beside them and count only if they take longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpojob_api.accelerator import ChipSpec
@@ -69,14 +69,18 @@ class Load:
     batches: int
 
 
-def mean_step(time: StepTime, longest: int, loads: Sequence[Load]) -> float:
+def mean_step(times: Mapping[int, StepTime], loads: Sequence[Load]) -> float:
     """Return the seconds of a step on average over an epoch.
 
     Args:
-        time: of a batch of the longest length.
-        longest: that length.
+        times: of batches by their length, the longest one's among them. Other batches are like those of the next longer one.
         loads: of an epoch; at least one batch.
     """
     batches = sum(load.batches for load in loads)
-    seconds = sum(load.batches * time.scaled(load.sequence / longest).seconds for load in loads)
-    return seconds / batches
+    return sum(load.batches * seconds_of(load.sequence, times) for load in loads) / batches
+
+
+def seconds_of(sequence: int, times: Mapping[int, StepTime]) -> float:
+    """Return the seconds of a step on sequences of so many positions."""
+    known = min(length for length in times if length >= sequence)
+    return times[known].scaled(sequence / known).seconds

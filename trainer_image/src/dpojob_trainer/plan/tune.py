@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from dpojob_trainer.data.lengths import PairLengths
 from dpojob_trainer.plan import tuning
 from dpojob_trainer.plan.fixes import Fix, words_of
-from dpojob_trainer.plan.lengths import epoch_of
 from dpojob_trainer.plan.probing import Prober
 from dpojob_trainer.plan.telling import time_of
 from dpojob_trainer.plan.tuning import Trial
@@ -16,29 +14,24 @@ from dpojob_trainer.plan.tuning import Trial
 OWN = "start"
 
 
-def tune(
-    prober: Prober, start: Fix, settings: dict[str, Any], lengths: PairLengths | None, until: float
-) -> Iterator[Trial]:
+def tune(prober: Prober, start: Fix, settings: dict[str, Any], until: float) -> Iterator[Trial]:
     """Yield what is tried, the start first.
 
     Args:
         prober: of the job's model.
         start: a configuration that fits.
         settings: the model's config.json.
-        lengths: of the pairs.
         until: no trial is begun after this time of the monotonic clock.
     """
-    trials = [replace(_trial(prober, OWN, start, lengths), kept=True)]
+    trials = [replace(_trial(prober, OWN, start), kept=True)]
     yield trials[0]
     for axis, moves in tuning.AXES_OF_SEARCH:
-        if moves is tuning.buckets and lengths is None:
-            continue
-        while move := _untried(moves(_best(trials), settings), trials):
+        while move := _next(moves, prober, settings, trials):
             if time.monotonic() > until:
                 prober.tell("out of time: nothing further is tried")
                 return
             prober.tell(words_of(move.changes))
-            found = _trial(prober, axis, move, lengths)
+            found = _trial(prober, axis, move)
             trials.append(replace(found, kept=tuning.better(found, tuning.best_seconds(trials))))
             yield trials[-1]
 
@@ -48,15 +41,15 @@ def _best(trials: list[Trial]) -> Fix:
     return (found or trials[0]).fix
 
 
-def _untried(moves: Iterator[Fix], trials: list[Trial]) -> Fix | None:
-    known = [trial.fix.config for trial in trials]
-    return next((move for move in moves if move.config not in known), None)
+def _next(moves: tuning.Moves, prober: Prober, settings: dict[str, Any], trials: list[Trial]) -> Fix | None:
+    best, known = _best(trials), [trial.fix.config for trial in trials]
+    found = moves(best, settings, prober.epoch_of(best.config))
+    return next((move for move in found if move.config not in known), None)
 
 
-def _trial(prober: Prober, axis: str, fix: Fix, lengths: PairLengths | None) -> Trial:
-    epoch = epoch_of(fix.config, lengths)
+def _trial(prober: Prober, axis: str, fix: Fix) -> Trial:
     probe = prober.probe(fix.config)
-    took = time_of(fix.config, probe, epoch, None, None)
+    took = time_of(fix.config, probe, prober.epoch_of(fix.config), None, None)
     return Trial(
         axis=axis,
         fix=fix,

@@ -6,12 +6,18 @@ same one for all, so what it ranks matters more than what it says.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from dpojob_api.accelerator import chips
 from dpojob_api.mesh import AXES, resolve_mesh
 from dpojob_api.spec import GradientCheckpointing
 from dpojob_trainer.plan.fixes import Fix
+from dpojob_trainer.plan.guess import step_bytes
+from dpojob_trainer.plan.lengths import Epoch
 
 # All collectives beside the products, within their programs; MaxText's choice for v5.
 ASYNCHRONOUS = {
@@ -33,16 +39,18 @@ POLICIES = (
     GradientCheckpointing.CHECKPOINT_DOTS,
     GradientCheckpointing.NONE,
 )
+# What a rough count of bytes may be above what is there and still be worth a compilation.
+ROUGH = 1.25
 LARGEST_TP = 4
 LARGEST_ACCUMULATION = 4
 BUCKETS = (8, 16)
 # A gain below this is within what the model of a step's time cannot tell.
 LEAST_GAIN = 0.01
 
-Moves = Callable[[Fix, dict[str, Any]], Iterator[Fix]]
+Moves = Callable[[Fix, dict[str, Any], Epoch], Iterator[Fix]]
 
 
-def meshes(best: Fix, settings: dict[str, Any]) -> Iterator[Fix]:
+def meshes(best: Fix, settings: dict[str, Any], _: Epoch) -> Iterator[Fix]:
     """Yield fsdp on all chips, then with a part of them for tensor parallelism."""
     plan, training = best.config.plan, best.config.training
     micro_batch = training.global_batch_size // training.gradient_accumulation_steps
@@ -59,7 +67,7 @@ def meshes(best: Fix, settings: dict[str, Any]) -> Iterator[Fix]:
         )
 
 
-def flags(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
+def flags(best: Fix, _: dict[str, Any], __: Epoch) -> Iterator[Fix]:
     """Yield the compiler's options, each group on top of what is there."""
     for group in FLAGS:
         if not group.items() <= best.config.xla_flags.items():
@@ -69,7 +77,7 @@ def flags(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
             )
 
 
-def policies(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
+def policies(best: Fix, _: dict[str, Any], __: Epoch) -> Iterator[Fix]:
     """Yield the policies that recompute less, the leanest first."""
     at = POLICIES.index(best.config.gradient_checkpointing)
     for policy in POLICIES[at + 1 :]:
@@ -79,7 +87,27 @@ def policies(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
         )
 
 
-def accumulations(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
+def short_batches(field: str, best: Fix, settings: dict[str, Any], epoch: Epoch) -> Iterator[Fix]:
+    """Yield a policy for short batches alone, from the longest length that may have room for what it keeps.
+
+    Args:
+        field: of `spec.shortGradientCheckpointing`.
+        best: what to change.
+        settings: the model's config.json.
+        epoch: of that configuration.
+    """
+    short = best.config.short_gradient_checkpointing
+    usable = chips()[best.config.generation].usable_hbm_bytes
+    for shape in reversed(epoch.shapes[:-1]):
+        changed = short.model_copy(update={field: shape.sequence})
+        config = best.config.model_copy(update={"short_gradient_checkpointing": changed})
+        if getattr(short, field) < shape.sequence and step_bytes(config, settings, shape) <= ROUGH * usable:
+            yield Fix(
+                best.changes | {f"spec.shortGradientCheckpointing.{to_camel(field)}": shape.sequence}, config
+            )
+
+
+def accumulations(best: Fix, _: dict[str, Any], __: Epoch) -> Iterator[Fix]:
     """Yield other numbers of micro-batches, the fewest first."""
     training, shards = best.config.training, best.config.plan.mesh.data_shards
     for steps in (2**power for power in range(LARGEST_ACCUMULATION.bit_length())):
@@ -92,10 +120,10 @@ def accumulations(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
         )
 
 
-def buckets(best: Fix, _: dict[str, Any]) -> Iterator[Fix]:
-    """Yield more static lengths."""
+def buckets(best: Fix, _: dict[str, Any], epoch: Epoch) -> Iterator[Fix]:
+    """Yield more static lengths, if the pairs' own are known."""
     training = best.config.training
-    for number in BUCKETS:
+    for number in BUCKETS if epoch.pairs else ():
         if number > training.length_buckets:
             yield Fix(
                 best.changes | {"spec.training.lengthBuckets": number},
@@ -112,6 +140,9 @@ AXES_OF_SEARCH: tuple[tuple[str, Moves], ...] = (
     ("mesh", meshes),
     ("flags", flags),
     ("recomputation", policies),
+    # What keeps less first: it fits for longer ones.
+    ("short batches", partial(short_batches, "checkpoint_dots")),
+    ("shorter batches", partial(short_batches, "none")),
     ("micro-batches", accumulations),
 )
 

@@ -1,6 +1,7 @@
 """From a model's cuts to the whole model. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dpojob_api.accelerator import ChipSpec
@@ -29,6 +30,21 @@ def whole(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpe
     verdict = judge(stages, usable, at_least=step is None or start is None)
     fingerprint = cuts[-1].fingerprint if cuts[-1].layers == layers else None
     return Probe(layers, [cut.layers for cut in cuts], sizes, step, stages, verdict, fingerprint)
+
+
+def joined(found: Probe, sequence: int, shorter: Probe) -> Probe:
+    """Return what a job takes whose shorter batches, of so many positions, keep more of their activations."""
+    of_shorter = {stage.name: stage for stage in shorter.stages}
+    stages = [
+        max(stage, of_shorter.get(stage.name, stage), key=lambda one: one.device) for stage in found.stages
+    ]
+    at_least = found.verdict.at_least or shorter.verdict.at_least
+    return replace(
+        found,
+        shorter=found.shorter | {sequence: shorter.step},
+        stages=stages,
+        verdict=judge(stages, found.verdict.usable, at_least=at_least),
+    )
 
 
 def guessed(config: TrainerConfig, cuts: Sequence[Cut], layers: int, chip: ChipSpec, needed: float) -> Probe:

@@ -62,6 +62,8 @@ def outage(error: BaseException) -> bool:
 def memory_hints(config: TrainerConfig) -> str:
     """Return what to change, the cheapest first, leaving out what is already so."""
     hints = []
+    if config.short_gradient_checkpointing.model_dump(exclude_defaults=True):
+        hints.append("leave out shortGradientCheckpointing")
     if config.gradient_checkpointing.value != "nothing_saveable":
         hints.append("set gradientCheckpointing: nothing_saveable")
     if config.training.global_batch_size > config.training.gradient_accumulation_steps:

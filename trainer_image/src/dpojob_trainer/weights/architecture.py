@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dpojob_api.reasons import TrainerReason
-from dpojob_api.spec import AttentionMechanism, DType, GradientCheckpointing
+from dpojob_api.spec import AttentionMechanism, DType
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer import easydel_compat
 from dpojob_trainer.errors import TrainerError
-from dpojob_trainer.weights import attention, layers, rotary, sharing
+from dpojob_trainer.weights import attention, layers, rotary
 from dpojob_trainer.weights.checkpoint import read_json, unsupported
 
 # Dense decoders whose logits our tests compare with transformers'. Others may need transforms beyond renaming and
@@ -49,8 +49,7 @@ def abstract_module(model_dir: Path, config: TrainerConfig, *, dtype: DType, par
         precision=_precision(dtype),
         rngs=nnx.Rngs(0),
     )
-    layers.complete_by_layer(module)
-    sharing.trace_once(module)
+    layers.recompute(module, config)
     return module
 
 
@@ -133,16 +132,11 @@ def _check_devices(config: TrainerConfig, devices: int) -> None:
 
 def _settings(config: TrainerConfig, compute: Any) -> dict[str, Any]:
     """EasyDeL's own configuration: mesh, attention, types and lengths."""
-    from easydel.infra.etils import EasyDeLGradientCheckPointers
-
-    wanted = config.gradient_checkpointing
-    policy = "" if wanted is GradientCheckpointing.NONE else wanted.value
     return {
         "sharding_axis_dims": config.plan.mesh.dims(),
         "attn_mechanism": attention_mechanism(config.attention.mechanism),
         "attn_dtype": compute,
         "kvdtype": compute,
-        "gradient_checkpointing": EasyDeLGradientCheckPointers(policy),
         "freq_max_position_embeddings": config.attention.max_positions,
         "mask_max_position_embeddings": config.attention.max_positions,
         # EasyDeL leaves splash attention for lengths that these do not divide; its own 512 are more than the kernel needs.

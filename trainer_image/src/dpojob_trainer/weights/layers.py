@@ -1,4 +1,7 @@
-"""Gradients layer by layer: those of a layer's weights are complete before the gradients of the layer before it begin.
+"""What the backward pass keeps of a layer, by the length of the batch, and the order in which gradients are completed.
+
+Long batches need their activations computed again; short ones have room for them, and most batches are short. EasyDeL gives
+a class of layers one policy for the whole process, the first that it sees, so the policies are given here.
 
 EasyDeL unrolls the layers. The backward pass only needs the gradient of a layer's input to go on, so the TPU compiler puts
 the products for all weights' gradients off to its end, and what they multiply, everything that was computed again, stays
@@ -6,29 +9,89 @@ until then: recomputation then saves next to nothing (docs/plan.md has the bytes
 that; an unrolled model needs to be told.
 """
 
-from functools import wraps
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, wraps
 from typing import Any
 
 import jax
 
-# What EasyDeL's `auto_remat` leaves on a method that it has wrapped, so that it wraps none twice.
-RECOMPUTED = "_easydel_auto_remat_wrapped"
-COMPLETED = "complete_by_layer"
+from dpojob_api.spec import GradientCheckpointing, ShortGradientCheckpointing
+from dpojob_api.trainer_config import TrainerConfig
+from dpojob_trainer.weights.sharing import traced_once
+
+# Of a layer, and of a method of their class.
+POLICIES, RECOMPUTING = "policies", "recomputing"
+
+Call = Callable[..., Any]
 
 
-def complete_by_layer(module: Any) -> None:
-    """Make the recomputed layers of a causal language model finish their gradients one after the other; idempotent.
+@dataclass(frozen=True)
+class Policies:
+    """Of the layers of a job: for batches that are too long for the others, and for short ones."""
 
-    It changes the class of the layers, as EasyDeL's recomputation does. Layers that save what they compute stay as they are:
-    all of it is there when the backward pass begins, in whatever order that goes.
+    usual: GradientCheckpointing
+    short: ShortGradientCheckpointing
+
+    def of(self, hidden: jax.Array) -> GradientCheckpointing:
+        """Return the policy for an input `[batch, seq, hidden]`."""
+        return self.short.policy(hidden.shape[1]) or self.usual
+
+
+def recompute(module: Any, config: TrainerConfig) -> None:
+    """Give the layers of a causal language model their policies.
+
+    It changes the class of the layers, once, as EasyDeL's recomputation does; each layer has its own policies.
     """
-    layer = type(module.get_decoder().layers[0])
-    call = layer.__call__
-    if getattr(call, RECOMPUTED, False) and not hasattr(call, COMPLETED):
-        layer.__call__ = completed(call)
+    layers = module.get_decoder().layers
+    policies = Policies(config.gradient_checkpointing, config.short_gradient_checkpointing)
+    for layer in layers:
+        setattr(layer, POLICIES, policies)
+    kind = type(layers[0])
+    if not hasattr(kind.__call__, RECOMPUTING):
+        kind.__call__ = recomputing(kind)
 
 
-def completed(call: Any) -> Any:
+def recomputing(kind: type) -> Call:
+    """Return the method of a class of layers that recomputes by each layer's own policies.
+
+    Layers that keep everything leave the order of the gradients to the compiler: all of it is there when the backward pass
+    begins, in whatever order that goes.
+    """
+    call: Call = kind.__call__
+    kept, recomputed = traced_once(call), traced_once(completed(by_policy(kind)))
+
+    @wraps(call)
+    def layer(self: Any, hidden_states: jax.Array, *args: Any, **named: Any) -> Any:
+        everything = getattr(self, POLICIES).of(hidden_states) is GradientCheckpointing.NONE
+        return (kept if everything else recomputed)(self, hidden_states, *args, **named)
+
+    setattr(layer, RECOMPUTING, True)
+    return layer
+
+
+def by_policy(kind: type) -> Call:
+    """Return the method of a class of layers under the layer's own policy, as EasyDeL's `auto_remat` makes it for one."""
+    from easydel.infra.utils import extract_static_parameters, get_gradient_checkpoint_policy
+    from flax import nnx
+
+    call: Call = kind.__call__
+    static = extract_static_parameters(module=kind)
+
+    @cache
+    def under(policy: GradientCheckpointing) -> Call:
+        keeps = get_gradient_checkpoint_policy(policy.value)
+        found: Call = nnx.remat(call, static_argnums=static, policy=keeps)
+        return found
+
+    @wraps(call)
+    def layer(self: Any, hidden_states: jax.Array, *args: Any, **named: Any) -> Any:
+        return under(getattr(self, POLICIES).of(hidden_states))(self, hidden_states, *args, **named)
+
+    return layer
+
+
+def completed(call: Call) -> Call:
     """Return a layer's method whose gradients by weights and by its input `[batch, seq, hidden]` are given on together."""
     from flax import nnx
 
@@ -38,7 +101,6 @@ def completed(call: Any) -> Any:
         weights, hidden_states = together(weights, hidden_states)
         return call(nnx.merge(definition, weights, rest), hidden_states, *args, **named)
 
-    setattr(layer, COMPLETED, True)
     return layer
 
 

@@ -13,9 +13,6 @@ from typing import Any
 
 import jax
 
-from dpojob_trainer.weights.layers import RECOMPUTED
-
-SHARED = "traced_once"
 # The one attribute in which EasyDeL's layers always differ; they only read it while they are built.
 NUMBER = "layer_idx"
 
@@ -35,18 +32,6 @@ class Kind:
     definition: Any
     tree: Any
     constants: tuple[Any, ...]
-
-
-def trace_once(module: Any) -> None:
-    """Make the recomputed layers of a causal language model share their traces; idempotent.
-
-    It changes the class of the layers, as EasyDeL's recomputation does. Layers that save what they compute stay as they are:
-    EasyDeL would not find the arguments of a changed method that are no arrays.
-    """
-    layer = type(module.get_decoder().layers[0])
-    call = layer.__call__
-    if hasattr(call, RECOMPUTED) and not hasattr(call, SHARED):
-        layer.__call__ = traced_once(call)
 
 
 def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +58,6 @@ def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
             kinds.append(kind)
         return layer(known or kind, arrays)
 
-    setattr(shared, SHARED, True)
     return shared
 
 
