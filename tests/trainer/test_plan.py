@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,29 @@ def test_bad_input_is_told_in_a_line(
     )
     assert found.code is PlanExit.USAGE
     assert words in str(found.problem)
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"), [(None, "libtpu is not installed"), ("9.0", "libtpu 9.0 is not the version")]
+)
+def test_a_libtpu_that_is_missing_or_another_is_told_in_a_line(
+    installed: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is there, in JAX's version; only what its metadata say is a stand-in."""
+    original = topology.version
+
+    def version(package: str) -> str:
+        if package != "libtpu":
+            return original(package)
+        if installed is None:
+            raise PackageNotFoundError(package)
+        return installed
+
+    monkeypatch.setattr(topology, "version", version)
+    found = plan_file(manifest(tmp_path / "job.yaml"), options(model_of(tmp_path / "model")), print)
+    assert found.code is PlanExit.USAGE
+    assert str(found.problem).startswith(words)
+    assert f"pip install 'jax[tpu]=={original('jax')}'" in str(found.problem)
 
 
 def test_a_model_on_a_claim_needs_a_local_copy(tmp_path: Path) -> None:

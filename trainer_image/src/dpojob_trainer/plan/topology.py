@@ -4,8 +4,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 from unittest import mock
+
+from packaging.requirements import Requirement
 
 from dpojob_api.accelerator import ChipSpec, chips
 from dpojob_api.constants import USABLE_BYTES_VARIABLE
@@ -61,13 +64,14 @@ def devices_of(plan: PlanStatus, generation: str, platform: Platform = Platform.
     """Return the devices of all slices, in JAX's order; on platform cpu this process's own.
 
     Raises:
-        TrainerError: ConfigInvalid when libtpu is not installed, does not know the slice, or would make more devices
-            than chips of it.
+        TrainerError: ConfigInvalid when libtpu is not the one that JAX asks for, does not know the slice, or would make
+            more devices than chips of it.
     """
     if platform is Platform.CPU:
         import jax
 
         return list(jax.devices("cpu")[: plan.chips])
+    require_libtpu()
     from jax.experimental import topologies
 
     name = f"{generation}:{plan.topology}"
@@ -83,6 +87,27 @@ def devices_of(plan: PlanStatus, generation: str, platform: Platform = Platform.
     if len(devices) != plan.chips:
         raise _refused(f"libtpu makes {len(devices)} devices of the {plan.chips} chips of {name}")
     return devices
+
+
+def require_libtpu() -> None:
+    """Raise unless libtpu is there in the version that JAX names: another one compiles other programs.
+
+    Raises:
+        TrainerError: ConfigInvalid.
+    """
+    wanted = next(
+        found for found in map(Requirement, requires("jax") or []) if found.name.lower() == "libtpu"
+    )
+    fix = f"pip install 'jax[tpu]=={version('jax')}'"
+    try:
+        found = version("libtpu")
+    except PackageNotFoundError:
+        raise TrainerError(
+            TrainerReason.CONFIG_INVALID, f"libtpu is not installed, which compiles for TPU: {fix}"
+        ) from None
+    if not wanted.specifier.contains(found):
+        words = f"libtpu {found} is not the version that JAX asks for ({wanted.specifier}): {fix}"
+        raise TrainerError(TrainerReason.CONFIG_INVALID, words)
 
 
 @contextmanager
