@@ -37,18 +37,6 @@ for prompt in json.loads(sys.argv[2]):
                          pad_token_id=0)
     print(json.dumps(out[0, len(prompt):].tolist()))
 """
-ALONE = """
-import json, sys
-from pathlib import Path
-from dpojob_api.trainer_config import TrainerConfig
-from dpojob_trainer import easydel_compat, store
-easydel_compat.prepare()
-from dpojob_trainer.training import run as training
-config = TrainerConfig.model_validate_json(Path(sys.argv[1]).read_text())
-store.open_store(config.output.uri).claim(config.job.uid, config.job.name)
-report = training.run(config, training.Place(0, "localhost", Path(sys.argv[2])), lambda event: None)
-print(json.dumps(report.samples))
-"""
 
 
 def config_of(claim: Claim, name: str, **spec: Any) -> TrainerConfig:
@@ -123,15 +111,17 @@ def test_every_job_completes_alike(
     assert [one["before"] for one in found["completions"]] == [one["before"] for one in first["completions"]]
 
 
-def test_recomputed_layers_complete_alike(finished: HostReport, claim: Claim, tmp_path: Path) -> None:
-    """In a process of its own, as EasyDeL keeps the first policy of gradient checkpointing for a whole process."""
-    config = config_of(claim, "told-recomputed", gradientCheckpointing="nothing_saveable")
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(claim.write_config(config)), str(tmp_path)],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == finished.samples
+@pytest.mark.parametrize("short", [{}, {"checkpointDots": 16}, {"none": 16, "checkpointDots": 64}])
+def test_recomputed_layers_complete_alike(
+    finished: HostReport, claim: Claim, tmp_path: Path, short: dict[str, int]
+) -> None:
+    name = f"told-recomputed-{'-'.join(short).lower()}"
+    config = config_of(
+        claim, name, gradientCheckpointing="nothing_saveable", shortGradientCheckpointing=short
+    )
+    found, first = run(config, tmp_path).samples, finished.samples
+    assert found is not None and first is not None
+    assert found["completions"] == first["completions"]
 
 
 def test_a_failed_sample_costs_nothing_but_itself(
