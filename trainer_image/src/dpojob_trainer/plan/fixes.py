@@ -34,9 +34,10 @@ def candidates(config: TrainerConfig) -> Iterator[Fix]:
     """Yield what to try, each on top of the cheaper ones that always help; what is likely to be enough comes first.
 
     Weights divided over chips that would each hold all of them, and a reference computed ahead of training, cost next to
-    nothing; short batches that keep more may keep too much; recomputing activations costs a third of the speed and nothing else. Where sequences are divided over chips,
-    giving those chips whole sequences comes with it: the attention kernel is not divided along sp (docs/plan.md). Then come
-    recomputing alone, smaller micro-batches, parameters of half the size, and larger slices of the same generation.
+    nothing; short batches that keep no more than others cost less than recomputing all activations, which costs a third of
+    the speed and nothing else. Where sequences are divided over chips, giving those chips whole sequences comes with it: the
+    attention kernel is not divided along sp (docs/plan.md). Then come recomputing alone, smaller micro-batches, parameters
+    of half the size, and larger slices of the same generation.
     """
     divided = _divided(Fix({}, config))
     if divided.changes:

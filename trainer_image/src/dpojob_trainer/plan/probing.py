@@ -59,11 +59,11 @@ class Prober:
         """Compile a configuration with few layers and return what it takes with all of them.
 
         What is hopeless by a rough count is not compiled. Of the static lengths that keep more than the longest one does, the
-        longest for each policy is compiled too.
+        longest for each policy is compiled too, unless the longest does not fit anyway.
         """
         shapes = self.epoch_of(config).shapes
         found = self._probe(config, shapes[-1], passes=True)
-        for shape in shorter(config, shapes):
+        for shape in shorter(config, shapes) if found.verdict.fits else ():
             self.tell(f"batches of {shape.sequence} tokens")
             found = joined(found, shape.sequence, self._probe(config, shape, passes=False))
         return found
