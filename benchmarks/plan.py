@@ -19,6 +19,7 @@ from dpojob_trainer.plan import topology
 topology.prepare()
 
 from benchmarks.jobs import job_on  # noqa: E402
+from dpojob_api.spec import GradientCheckpointing  # noqa: E402
 from dpojob_api.trainer_config import TrainerConfig  # noqa: E402
 from dpojob_trainer import easydel_compat  # noqa: E402
 
@@ -54,15 +55,22 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"hidden_act": "gelu_pytorch_tanh"},
 }
 SLICES = ("v4-16", "v5litepod-16", "v6e-8")
+# The first on all slices, the others on the first slice.
+POLICIES = (
+    GradientCheckpointing.NOTHING_SAVEABLE,
+    GradientCheckpointing.CHECKPOINT_DOTS,
+    GradientCheckpointing.NONE,
+)
 HEAD = (
-    "| model | slice | layers | GiB per chip: extrapolated / whole | error | heap | operations | cycles |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| model | slice | gradientCheckpointing | layers | GiB per chip: extrapolated / whole | error | heap | operations | cycles |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 INTRODUCTION = (
     f"`make bench-plan`: what a plan extrapolates from {CUTS[0]} and {CUTS[1]} layers against a whole compilation; the widths of published models with "
     f"{LAYERS} layers, jobs of 16 pairs of up to 1024 tokens, float32 parameters."
 )
 Row = dict[str, Any]
+Case = tuple[str, str, GradientCheckpointing]
 
 
 def main() -> int:
@@ -76,21 +84,27 @@ def main() -> int:
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds
     rows = kept()
-    for name, slice_type in product(args.models, args.slices):
+    for case in cases(args.models, args.slices):
         if time.monotonic() > deadline:
             print("out of time; call again to go on")
             return 75
-        rows[name, slice_type] = compare(name, slice_type)
-        print(line(rows[name, slice_type]), flush=True)
+        rows[case] = compare(*case)
+        print(line(rows[case]), flush=True)
         keep_rows(list(rows.values()))
     print(table(list(rows.values())))
     return 0
 
 
-def kept() -> dict[tuple[str, str], Row]:
-    """Return the rows of earlier runs by model and slice."""
+def cases(models: list[str], slices: list[str]) -> list[Case]:
+    """Return what is compared: every model on every slice, and on the first slice under every policy."""
+    first, *others = POLICIES
+    return [*product(models, slices, [first]), *product(models, slices[:1], others)]
+
+
+def kept() -> dict[Case, Row]:
+    """Return the rows of earlier runs."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    return {(row["model"], row["slice"]): row for row in rows}
+    return {(row["model"], row["slice"], GradientCheckpointing(row["policy"])): row for row in rows}
 
 
 def keep_rows(rows: list[Row]) -> None:
@@ -104,18 +118,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join([HEAD, *map(line, rows)])
 
 
-def config_of(slice_type: str) -> TrainerConfig:
+def config_of(slice_type: str, policy: GradientCheckpointing) -> TrainerConfig:
     """Return a job of 16 pairs of up to 1024 tokens."""
     return job_on(
         slice_type,
+        gradientCheckpointing=policy.value,
         dpo={"maxPromptLength": 512, "maxCompletionLength": 512},
         training={"globalBatchSize": 16, "maxSteps": 100},
     )
 
 
-def compare(name: str, slice_type: str) -> Row:
+def compare(name: str, slice_type: str, policy: GradientCheckpointing) -> Row:
     """Compile the cuts and the whole model for a slice and return both results."""
-    config = config_of(slice_type)
+    config = config_of(slice_type, policy)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(COMMON | MODELS[name]), encoding="utf-8")
         few, more, whole = (measured(config, Path(folder), count) for count in (*CUTS, LAYERS))
@@ -124,6 +139,7 @@ def compare(name: str, slice_type: str) -> Row:
     return {
         "model": name,
         "slice": slice_type,
+        "policy": policy.value,
         "layers": LAYERS,
         "extrapolated": asdict(guess) | {"total": guess.total},
         "whole": asdict(whole) | {"total": whole.total},
@@ -157,7 +173,7 @@ def line(row: Row) -> str:
     """Return a row of the table."""
     gib = " / ".join(f"{row[key]['total'] / 2**30:.4f}" for key in ("extrapolated", "whole"))
     parts = [f"{row['errors'][key]:+.2%}" for key in ("total", "temporaries", "flops", "cycles")]
-    return f"| {row['model']} | {row['slice']} | {row['layers']} | {gib} | {' | '.join(parts)} |"
+    return f"| {row['model']} | {row['slice']} | {row['policy']} | {row['layers']} | {gib} | {' | '.join(parts)} |"
 
 
 if __name__ == "__main__":
