@@ -1,9 +1,12 @@
 """Cuts are compiled in processes beside each other. What they run is a stand-in, since the compiler takes minutes."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +71,31 @@ def test_leaving_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     with workers.Beside() as found:
         found.start("wait")
         pid = found._workers[0]._pid.result(60)
+    assert ended(pid)
+
+
+PLANNING = """
+from tests.unit import plan_stand_ins
+from dpojob_trainer.plan import workers
+
+workers.begin, workers.compile_cut = plan_stand_ins.begin, plan_stand_ins.compile_cut
+if __name__ == "__main__":
+    found = workers.Beside()
+    waits = found.start("wait")
+    print(found._workers[0]._pid.result(60), flush=True)
+    waits.result()
+"""
+
+
+def test_a_planner_that_is_killed_leaves_no_compiler_behind(tmp_path: Path) -> None:
+    file = tmp_path / "planning.py"
+    file.write_text(PLANNING)
+    with subprocess.Popen(
+        [sys.executable, file], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.getcwd()}
+    ) as planner:
+        assert planner.stdout is not None
+        pid = int(planner.stdout.readline())
+        planner.kill()
     assert ended(pid)
 
 

@@ -6,12 +6,13 @@ memory when it ends; a compilation of eight layers of a 14 B model takes more th
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +63,7 @@ class Here:
 
 class _Worker:
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin)
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(begin,))
         self._pid = self._pool.submit(os.getpid)
         self.running: Future[Cut] | None = None
 
@@ -122,6 +123,19 @@ class Beside:
         if worker in self._workers:
             self._workers.remove(worker)
             worker.end()
+
+
+def _begin(prepare: Callable[[], None]) -> None:
+    """Make a process ready; it ends with the one that has started it, however that ends, and not minutes later."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def side_by_side() -> bool:
