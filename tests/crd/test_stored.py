@@ -21,6 +21,7 @@ EDITS: dict[str, Any] = {
     "mesh": {"fsdp": 1, "tp": -1},
     "attention": {"mechanism": "splash"},
     "gradientCheckpointing": "none",
+    "shortGradientCheckpointing": {"none": 512},
     "accelerator": {"type": "v5p-64"},
     "output": {"uri": "gs://other/folder"},
     "tracking": {"wandb": {"project": "dpo"}},
