@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,15 @@ class Namespace:
         return found
 
     def wait(self, job: str, what: str, reached: Callable[[Status], bool], seconds: float) -> Status:
-        """Poll a job until a state is reached.
+        """Poll a job until a state is reached; an API server that does not answer is asked again.
 
         Raises:
             AssertionError: the deadline passed, or the job ended in another state; with the whole picture.
         """
-        deadline = time.monotonic() + seconds
+        deadline, status = time.monotonic() + seconds, Status()
         while True:
-            status = self.status(job)
+            with suppress(SystemExit):
+                status = self.status(job)
             if reached(status):
                 return status
             ended = is_true(status, "Complete") or is_true(status, "Failed")
