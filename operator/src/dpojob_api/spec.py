@@ -98,11 +98,11 @@ class ShortGradientCheckpointing(ApiModel):
         description="checkpointDots is the longest static length that keeps the results of matrix products.",
     )
 
-    def policy(self, positions: int) -> GradientCheckpointing | None:
-        """Return the policy for sequences of so many positions that keeps most; None if they are too long for all."""
+    def policy(self, positions: int, usual: GradientCheckpointing) -> GradientCheckpointing:
+        """Return the policy for sequences of so many positions that keeps most, the usual one if they are too long for all."""
         if positions <= self.none:
             return GradientCheckpointing.NONE
-        return GradientCheckpointing.CHECKPOINT_DOTS if positions <= self.checkpoint_dots else None
+        return GradientCheckpointing.CHECKPOINT_DOTS if positions <= self.checkpoint_dots else usual
 
 
 class ExportFormat(StrEnum):

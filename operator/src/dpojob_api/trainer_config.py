@@ -63,7 +63,7 @@ class TrainerConfig(ApiModel):
 
     def checkpointing_of(self, positions: int) -> GradientCheckpointing:
         """Return the policy for batches whose sequences have so many positions."""
-        return self.short_gradient_checkpointing.policy(positions) or self.gradient_checkpointing
+        return self.short_gradient_checkpointing.policy(positions, self.gradient_checkpointing)
 
     def to_json(self) -> str:
         """Return the file's text; equal configurations give equal text."""

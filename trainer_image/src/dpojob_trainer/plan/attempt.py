@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dpojob_api.constants import OUTPUT_PLANS, USABLE_BYTES_VARIABLE
@@ -47,7 +46,7 @@ class Question:
             for column in (lengths.prompt, lengths.chosen, lengths.rejected) if lengths else ():
                 found.update(column.tobytes())
         settings = (os.environ.get(name, "") for name in VARIABLES)
-        found.update(" ".join([*map(version_of, PACKAGES), *settings]).encode())
+        found.update(" ".join([*map(topology.version_of, PACKAGES), *settings]).encode())
         for source in sorted(Path(__file__).parents[1].rglob("*.py")):
             found.update(source.read_bytes())
         return found.hexdigest()
@@ -186,11 +185,3 @@ def words_on(answer: Answer) -> str:
         )
         return f"The job does not fit: {words}; {tried}."
     return f"The job does not fit: {words}. Smallest change tried that fits: {words_of(answer.fix.changes)}."
-
-
-def version_of(package: str) -> str:
-    """Return a package's version, empty if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -69,7 +69,7 @@ class Prober:
         return found
 
     def _probe(self, config: TrainerConfig, shape: Shape, *, passes: bool) -> Probe:
-        task, chip = replace(self._task(config), shape=shape, passes=passes), topology.chip_of(config)
+        task, chip = replace(self._task(config, shape), passes=passes), topology.chip_of(config)
         layers = task.layers
         if layers <= CUTS[-1]:
             return whole(config, [self._start(task).result()], layers, chip)
@@ -83,12 +83,12 @@ class Prober:
         """Return what was found with the fingerprint of the whole model's step, which is traced for it if it fits."""
         if probe.fingerprint is not None or not probe.verdict.fits:
             return probe
-        traced = self.compiler.start(replace(self._task(config), compiled=False)).result()
+        task = self._task(config, self.epoch_of(config).longest)
+        traced = self.compiler.start(replace(task, compiled=False)).result()
         return replace(probe, fingerprint=traced.fingerprint)
 
-    def _task(self, config: TrainerConfig) -> Task:
-        layers = lowering.layers_of(self.model_dir)
-        return Task(config, self.model_dir, self.epoch_of(config).longest, self.steps, layers)
+    def _task(self, config: TrainerConfig, shape: Shape) -> Task:
+        return Task(config, self.model_dir, shape, self.steps, lowering.layers_of(self.model_dir))
 
     def _two(self, task: Task, layers: int) -> list[Cut]:
         # A pass without gradients keeps nothing of a layer, so one cut tells what it takes.

@@ -98,16 +98,25 @@ def require_libtpu() -> None:
     wanted = next(
         found for found in map(Requirement, requires("jax") or []) if found.name.lower() == "libtpu"
     )
-    fix = f"pip install 'jax[tpu]=={version('jax')}'"
+    found = version_of("libtpu")
+    if found and wanted.specifier.contains(found):
+        return
+    problem = (
+        f"libtpu {found} is not the version that JAX asks for ({wanted.specifier})"
+        if found
+        else "libtpu is not installed, which compiles for TPU"
+    )
+    raise TrainerError(
+        TrainerReason.CONFIG_INVALID, f"{problem}: pip install 'jax[tpu]=={version_of('jax')}'"
+    )
+
+
+def version_of(package: str) -> str:
+    """Return a package's version, empty if it is not installed."""
     try:
-        found = version("libtpu")
+        return version(package)
     except PackageNotFoundError:
-        raise TrainerError(
-            TrainerReason.CONFIG_INVALID, f"libtpu is not installed, which compiles for TPU: {fix}"
-        ) from None
-    if not wanted.specifier.contains(found):
-        words = f"libtpu {found} is not the version that JAX asks for ({wanted.specifier}): {fix}"
-        raise TrainerError(TrainerReason.CONFIG_INVALID, words)
+        return ""
 
 
 @contextmanager

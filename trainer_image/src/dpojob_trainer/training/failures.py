@@ -1,6 +1,7 @@
 """Gives an exception of training its documented reason and the fix."""
 
 from dpojob_api.reasons import TrainerReason
+from dpojob_api.spec import ShortGradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.errors import TrainerError
 
@@ -62,7 +63,7 @@ def outage(error: BaseException) -> bool:
 def memory_hints(config: TrainerConfig) -> str:
     """Return what to change, the cheapest first, leaving out what is already so."""
     hints = []
-    if config.short_gradient_checkpointing.model_dump(exclude_defaults=True):
+    if config.short_gradient_checkpointing != ShortGradientCheckpointing():
         hints.append("leave out shortGradientCheckpointing")
     if config.gradient_checkpointing.value != "nothing_saveable":
         hints.append("set gradientCheckpointing: nothing_saveable")

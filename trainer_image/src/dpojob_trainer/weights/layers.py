@@ -20,8 +20,8 @@ from dpojob_api.spec import GradientCheckpointing, ShortGradientCheckpointing
 from dpojob_api.trainer_config import TrainerConfig
 from dpojob_trainer.weights.sharing import traced_once
 
-# Of a layer, and of a method of their class.
-POLICIES, RECOMPUTING = "policies", "recomputing"
+# Of a method that recomputes by its layer's own policies.
+RECOMPUTING = "recomputing"
 
 Call = Callable[..., Any]
 
@@ -35,7 +35,7 @@ class Policies:
 
     def of(self, hidden: jax.Array) -> GradientCheckpointing:
         """Return the policy for an input `[batch, seq, hidden]`."""
-        return self.short.policy(hidden.shape[1]) or self.usual
+        return self.short.policy(hidden.shape[1], self.usual)
 
 
 def recompute(module: Any, config: TrainerConfig) -> None:
@@ -46,7 +46,7 @@ def recompute(module: Any, config: TrainerConfig) -> None:
     layers = module.get_decoder().layers
     policies = Policies(config.gradient_checkpointing, config.short_gradient_checkpointing)
     for layer in layers:
-        setattr(layer, POLICIES, policies)
+        layer.policies = policies
     kind = type(layers[0])
     if not hasattr(kind.__call__, RECOMPUTING):
         kind.__call__ = recomputing(kind)
@@ -56,22 +56,8 @@ def recomputing(kind: type) -> Call:
     """Return the method of a class of layers that recomputes by each layer's own policies.
 
     Layers that keep everything leave the order of the gradients to the compiler: all of it is there when the backward pass
-    begins, in whatever order that goes.
+    begins, in whatever order that goes. The others recompute as EasyDeL's `auto_remat` makes them do for one policy.
     """
-    call: Call = kind.__call__
-    kept, recomputed = traced_once(call), traced_once(completed(by_policy(kind)))
-
-    @wraps(call)
-    def layer(self: Any, hidden_states: jax.Array, *args: Any, **named: Any) -> Any:
-        everything = getattr(self, POLICIES).of(hidden_states) is GradientCheckpointing.NONE
-        return (kept if everything else recomputed)(self, hidden_states, *args, **named)
-
-    setattr(layer, RECOMPUTING, True)
-    return layer
-
-
-def by_policy(kind: type) -> Call:
-    """Return the method of a class of layers under the layer's own policy, as EasyDeL's `auto_remat` makes it for one."""
     from easydel.infra.utils import extract_static_parameters, get_gradient_checkpoint_policy
     from flax import nnx
 
@@ -80,14 +66,16 @@ def by_policy(kind: type) -> Call:
 
     @cache
     def under(policy: GradientCheckpointing) -> Call:
+        if policy is GradientCheckpointing.NONE:
+            return traced_once(call)
         keeps = get_gradient_checkpoint_policy(policy.value)
-        found: Call = nnx.remat(call, static_argnums=static, policy=keeps)
-        return found
+        return traced_once(completed(nnx.remat(call, static_argnums=static, policy=keeps)))
 
     @wraps(call)
     def layer(self: Any, hidden_states: jax.Array, *args: Any, **named: Any) -> Any:
-        return under(getattr(self, POLICIES).of(hidden_states))(self, hidden_states, *args, **named)
+        return under(self.policies.of(hidden_states))(self, hidden_states, *args, **named)
 
+    setattr(layer, RECOMPUTING, True)
     return layer
 
 
